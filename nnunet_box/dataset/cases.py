@@ -1,0 +1,169 @@
+"""Cases: where they come from, who they belong to, and how they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from nnunet_box.dataset.geometry import Geometry
+from nnunet_box.dataset.volumes import read_header, read_volume
+from nnunet_box.errors import InvalidData
+
+SAME_GRID_MM = 1e-3
+"""Two spacings closer than this are the same."""
+
+
+@dataclass(frozen=True)
+class ChannelFile:
+    """One channel of a case: a file, and the index along its fourth axis where it has one."""
+
+    path: Path
+    index: int | None = None
+
+
+@dataclass(frozen=True)
+class SourceCase:
+    """One case as it lies in a challenge's download or a plain folder.
+
+    id: the case's name in the data set; ``group``: what must never be on both sides of a split (the patient).
+    channels: in the order the network sees them. ``label``: the reference, where there is one.
+    stratum: what folds should balance (ACDC's diagnosis). ``rater``: whose label it is, where there are several.
+    output_name: file name the leaderboard wants for the prediction.
+    facts: further facts of the source kept in ``cases.json`` (phase, frame, ...).
+    """
+
+    id: str
+    group: str
+    channels: tuple[ChannelFile, ...]
+    label: Path | None = None
+    stratum: str | None = None
+    rater: str | None = None
+    output_name: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def reference_file(self) -> Path:
+        """The file whose grid and header a prediction takes over."""
+        return self.channels[0].path
+
+
+class CaseRecord(BaseModel):
+    """One case in ``cases.json``: what is needed to find the source again and to go back to it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    group: str
+    stratum: str | None = None
+    rater: str | None = None
+    split: str
+    """``train`` or ``test``."""
+    source_images: list[str]
+    """Paths below the source folder, one a channel."""
+    source_label: str | None = None
+    output_name: str
+    geometry: Geometry
+    header: dict[str, Any]
+    repairs: list[str] = []
+    facts: dict[str, Any] = {}
+
+
+class CasesFile(BaseModel):
+    """``cases.json``, beside ``dataset.json``."""
+
+    schema_version: int = 1
+    challenge: str | None
+    source: str
+    cases: list[CaseRecord]
+
+
+def check_finite(array: NDArray[Any], file: Path) -> None:
+    """Refuse NaN and infinite voxels.
+
+    Raises
+    ------
+    InvalidData: with the number of bad voxels and the first one's (z, y, x).
+    """
+    if not np.issubdtype(array.dtype, np.floating):
+        return
+    bad = ~np.isfinite(array)
+    count = int(np.count_nonzero(bad))
+    if count:
+        first = tuple(int(index) for index in np.unravel_index(int(np.argmax(bad)), bad.shape))
+        raise InvalidData(
+            file, "finite voxels", f"{count} NaN or infinite, the first at {first}", "Repair or leave out this case."
+        )
+
+
+def read_image(case: SourceCase) -> tuple[NDArray[np.float32], Geometry]:
+    """All channels of a case as (C, Z, Y, X) float32, and their common grid.
+
+    Raises
+    ------
+    InvalidData: a file is missing, truncated, holds NaN, or the channels' shapes or spacings differ.
+    """
+    arrays: list[NDArray[np.float32]] = []
+    first: Geometry | None = None
+    cached: tuple[Path, NDArray[Any]] | None = None
+    for channel in case.channels:
+        if cached is None or cached[0] != channel.path:
+            volume = read_volume(channel.path)
+            check_finite(volume.array, channel.path)
+            geometry = volume.geometry
+            cached = (channel.path, volume.array)
+            if first is None:
+                first = geometry
+            elif geometry.shape != first.shape or not np.allclose(geometry.spacing, first.spacing, atol=SAME_GRID_MM):
+                raise InvalidData(
+                    channel.path,
+                    f"shape {first.shape} and spacing {first.spacing} as {case.reference_file.name}",
+                    f"{geometry.shape} and {geometry.spacing}",
+                    "All channels of a case must share one grid.",
+                )
+        arrays.append(_channel(cached[1], channel))
+    if first is None:
+        raise InvalidData(case.id, "at least one channel", "none", "Add the missing image.")
+    return np.stack(arrays), first
+
+
+def _channel(array: NDArray[Any], channel: ChannelFile) -> NDArray[np.float32]:
+    channels = array.shape[0] if array.ndim == 4 else 1
+    index = channel.index or 0
+    if index >= channels or (channel.index is None and channels > 1):
+        wanted = "a 3-D image" if channel.index is None else f"at least {index + 1} channels"
+        raise InvalidData(channel.path, wanted, f"{channels} channels", "Check that the file is complete and of this challenge.")
+    return np.asarray(array[index] if array.ndim == 4 else array, dtype=np.float32)
+
+
+def read_label(file: Path, declared: set[int], image: Path) -> NDArray[np.uint8]:
+    """A label map (Z, Y, X), checked against its image's shape and the declared label values.
+
+    Float files are taken where every value is integral (two of Decathlon's hippocampus labels are float32). The label's own
+    grid in space is not looked at: arrays decide, since label headers lie in several challenges.
+
+    Raises
+    ------
+    InvalidData: missing, truncated, another shape than ``image``, values that are not integral or not declared.
+    """
+    if not file.is_file():
+        raise InvalidData(file, f"the label of {image.name}", "no such file", "Restore it from the download or remove the image.")
+    volume = read_volume(file)
+    expected = read_header(image)[0].shape
+    if volume.array.shape != expected:
+        raise InvalidData(file, f"shape {expected} as {image.name}", f"{volume.array.shape}", "Image and label must match voxel by voxel.")
+    check_finite(volume.array, file)
+    rounded = np.rint(volume.array)
+    if np.any(rounded != volume.array):
+        raise InvalidData(file, "integral label values", f"{volume.array[rounded != volume.array][0]}", "Export the label map without interpolation.")
+    values = {int(value) for value in np.unique(rounded)}
+    unknown = sorted(values - declared)
+    if unknown:
+        raise InvalidData(
+            file, f"labels {sorted(declared)}", f"undeclared {unknown}", "Correct the label map or declare the value in dataset.json."
+        )
+    return rounded.astype(np.uint8)

@@ -1,0 +1,157 @@
+"""A data set in nnU-Net v2's raw layout, with or without our ``cases.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from nnunet_box.dataset.cases import CaseRecord, CasesFile, ChannelFile, SourceCase
+from nnunet_box.dataset.volumes import is_volume
+from nnunet_box.errors import InvalidData, UsageError
+from nnunet_box.files import read_json
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A raw data set on disk.
+
+    channel_names: in channel order; "CT" (any case) gets CT normalisation. labels: value to name, 0 is background.
+    cases: training cases, sorted by id. test_cases: sorted by id, without labels.
+    """
+
+    folder: Path
+    name: str
+    channel_names: tuple[str, ...]
+    labels: dict[int, str]
+    file_ending: str
+    challenge: str | None
+    cases: tuple[SourceCase, ...]
+    test_cases: tuple[SourceCase, ...]
+
+    @property
+    def foreground_labels(self) -> tuple[int, ...]:
+        return tuple(sorted(value for value in self.labels if value != 0))
+
+
+def load_dataset(folder: Path) -> Dataset:
+    """Read ``dataset.json`` and pair images with labels by id.
+
+    Without ``cases.json`` (a foreign nnU-Net folder) every case is a group of its own.
+
+    Raises
+    ------
+    InvalidData: no ``dataset.json``, region labels, a missing channel or label, an image without a label.
+    """
+    folder = Path(folder)
+    declared = read_json(folder / "dataset.json")
+    channels = tuple(str(name) for _, name in sorted(declared.get("channel_names", {}).items(), key=lambda item: int(item[0])))
+    if not channels or "labels" not in declared:
+        raise InvalidData(
+            folder / "dataset.json", "channel_names and labels (nnU-Net v2)", f"keys {sorted(declared)}", "Convert the data set: nnbox convert."
+        )
+    labels = _labels(folder / "dataset.json", declared["labels"])
+    ending = str(declared.get("file_ending", ".nii.gz"))
+    records = _records(folder)
+    facts = {record.id: record for record in records.cases} if records else {}
+    cases = _folder_cases(folder / "imagesTr", len(channels), ending, folder / "labelsTr", facts)
+    tests = _folder_cases(folder / "imagesTs", len(channels), ending, None, facts)
+    return Dataset(folder, folder.name, channels, labels, ending, records.challenge if records else None, cases, tests)
+
+
+def _labels(file: Path, declared: dict[str, Any]) -> dict[int, str]:
+    if not all(isinstance(value, int) for value in declared.values()):
+        raise InvalidData(file, "one integer a label", "regions or an ignore label", "Region-based training is not supported.")
+    labels = {int(value): str(name) for name, value in declared.items()}
+    if 0 not in labels or sorted(labels) != list(range(len(labels))):
+        raise InvalidData(file, "labels 0 (background), 1, 2, ... without gaps", f"{sorted(labels)}", "Renumber the labels.")
+    return labels
+
+
+def _records(folder: Path) -> CasesFile | None:
+    file = folder / "cases.json"
+    if not file.exists():
+        return None
+    try:
+        return CasesFile.model_validate(read_json(file, schema_version=1))
+    except ValidationError as error:
+        raise InvalidData(file, "cases.json as nnbox convert writes it", str(error), "Convert the data set again.") from error
+
+
+def _folder_cases(
+    images: Path, channels: int, ending: str, labels: Path | None, records: dict[str, CaseRecord]
+) -> tuple[SourceCase, ...]:
+    found: dict[str, dict[int, Path]] = {}
+    for path in sorted(images.glob(f"*{ending}")) if images.is_dir() else []:
+        stem = path.name[: -len(ending)]
+        if is_volume(path) and stem[-5:-4] == "_" and stem[-4:].isdigit():
+            found.setdefault(stem[:-5], {})[int(stem[-4:])] = path
+    cases = []
+    for case_id, files in sorted(found.items()):
+        if sorted(files) != list(range(channels)):
+            raise InvalidData(images, f"{channels} channels of {case_id}", f"channels {sorted(files)}", "Restore the missing file.")
+        label = labels / f"{case_id}{ending}" if labels is not None else None
+        if label is not None and not label.is_file():
+            raise InvalidData(label, f"the label of {case_id}", "no such file", "Restore it or remove the case's images.")
+        record = records.get(case_id)
+        cases.append(
+            SourceCase(
+                id=case_id,
+                group=record.group if record else case_id,
+                channels=tuple(ChannelFile(files[index]) for index in range(channels)),
+                label=label,
+                stratum=record.stratum if record else None,
+                rater=record.rater if record else None,
+                output_name=record.output_name if record else f"{case_id}{ending}",
+                facts=dict(record.facts) if record else {},
+            )
+        )
+    return tuple(cases)
+
+
+def plain_folder_cases(folder: Path, channels: int) -> tuple[SourceCase, ...]:
+    """Cases of a plain folder: ``CASE_0000.nii.gz`` names, or, for one channel, one file a case.
+
+    Raises
+    ------
+    InvalidData: no volumes, or a case lacks a channel.
+    """
+    volumes = sorted(path for path in Path(folder).iterdir() if is_volume(path)) if Path(folder).is_dir() else []
+    if not volumes:
+        raise InvalidData(folder, "images to predict", "none", "Give a folder of .nii.gz, .nii, .mha or .mhd files.")
+    from nnunet_box.dataset.volumes import strip_suffix
+
+    stems = [strip_suffix(path) for path in volumes]
+    if all(len(stem) > 5 and stem[-5] == "_" and stem[-4:].isdigit() for stem in stems):
+        ending = volumes[0].name[len(stems[0]) :]
+        cases = _folder_cases(Path(folder), channels, ending, None, {})
+    elif channels == 1:
+        cases = tuple(
+            SourceCase(id=stem, group=stem, channels=(ChannelFile(path),), output_name=f"{stem}.nii.gz")
+            for stem, path in zip(stems, volumes, strict=True)
+        )
+    else:
+        raise InvalidData(folder, f"{channels} files a case, CASE_0000 to CASE_{channels - 1:04d}", f"{volumes[0].name}", "Rename the channels.")
+    return cases
+
+
+def find_dataset(workspace: Path, name: str | None) -> Path:
+    """Folder of a data set: a path, a name in the workspace, or the only one there.
+
+    Raises
+    ------
+    UsageError: no such data set, or none named where the workspace holds several.
+    """
+    root = workspace / "datasets"
+    known = sorted(path.name for path in root.iterdir() if (path / "dataset.json").is_file()) if root.is_dir() else []
+    if name is None:
+        if len(known) == 1:
+            return root / known[0]
+        raise UsageError(f"Which data set? {root} holds {', '.join(known) or 'none; run nnbox convert first'}.")
+    if name in known:
+        return root / name
+    if (Path(name) / "dataset.json").is_file():
+        return Path(name)
+    raise UsageError(f"No data set {name!r}: not in {root} ({', '.join(known) or 'empty'}) and no folder with a dataset.json.")

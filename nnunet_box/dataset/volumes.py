@@ -1,0 +1,225 @@
+"""Reading and writing volumes: NIfTI through nibabel, everything else (MetaImage, NRRD) through SimpleITK."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_box.dataset.geometry import Geometry
+from nnunet_box.errors import InvalidData, UsageError
+from nnunet_box.files import write_beside
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+METAIMAGE_SUFFIXES = (".mhd", ".mha", ".nrrd")
+JUNK_NAMES = (".DS_Store", "Thumbs.db", "__MACOSX")
+
+
+def is_junk(path: Path) -> bool:
+    """AppleDouble files, Finder and Explorer litter: never data, in any challenge's download."""
+    return path.name.startswith("._") or any(part in JUNK_NAMES for part in path.parts)
+
+
+def is_volume(path: Path) -> bool:
+    """Whether the name is that of a volume we can read."""
+    return path.name.lower().endswith(NIFTI_SUFFIXES + METAIMAGE_SUFFIXES) and not is_junk(path)
+
+
+def strip_suffix(path: Path) -> str:
+    """File name without its volume suffix: ``a.b.nii.gz`` gives ``a.b``."""
+    for suffix in (".nii.gz", ".nii", *METAIMAGE_SUFFIXES):
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An array with its grid.
+
+    array: (Z, Y, X), or (C, Z, Y, X) where the file holds a fourth axis; the file's own values, scale factors applied.
+    geometry: grid of the first three axes.
+    header: facts needed to write a file of the same kind: ``format``, and for NIfTI ``dtype``, ``qform_code``, ``sform_code``.
+    """
+
+    array: NDArray[Any]
+    geometry: Geometry
+    header: dict[str, Any]
+
+
+def read_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
+    """Grid, number of channels along a fourth axis (1 where there is none) and header facts, without reading voxels.
+
+    Spacing is NIfTI's ``pixdim``, never the affine's scale: ACDC's sform says 1 mm whatever the image is.
+
+    Raises
+    ------
+    InvalidData: missing, unreadable, or not a 3-D or 4-D volume.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InvalidData(path, "a volume", "no such file", "Restore it from the download.")
+    if path.name.lower().endswith(NIFTI_SUFFIXES):
+        return _nifti_header(path, _open_nifti(path))
+    return _itk_header(path)
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a whole volume.
+
+    Raises
+    ------
+    InvalidData: missing, truncated, corrupt, or not a 3-D or 4-D volume.
+    """
+    path = Path(path)
+    geometry, channels, header = read_header(path)
+    if header["format"] == "nifti":
+        array = _nifti_array(path, _open_nifti(path), channels)
+    else:
+        array = _itk_array(path, channels)
+    return Volume(array, geometry, header)
+
+
+def _open_nifti(path: Path) -> Any:
+    try:
+        image = nibabel.load(path)
+    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, zlib.error, ValueError) as error:
+        found = f"{path.stat().st_size} bytes that do not open ({error})"
+        raise InvalidData(path, "a NIfTI file", found, "Copy it again from the download; the copy may be incomplete.") from error
+    return image
+
+
+def _spatial(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], int]:
+    """(X, Y, Z[, C]) of a file to ((Z, Y, X), C); trailing axes of length 1 are dropped."""
+    while len(shape) > 4 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise InvalidData(path, "3 axes, or 4 with channels last", f"shape {shape}", "Convert it to a 3-D volume.")
+    return (int(shape[2]), int(shape[1]), int(shape[0])), int(shape[3]) if len(shape) == 4 else 1
+
+
+def _nifti_header(path: Path, image: Any) -> tuple[Geometry, int, dict[str, Any]]:
+    spatial, channels = _spatial(path, image.shape)
+    zooms = [float(abs(zoom)) for zoom in image.header.get_zooms()[:3]]
+    if not all(np.isfinite(zooms)) or min(zooms) <= 0:
+        raise InvalidData(path, "positive spacing in pixdim", f"{zooms}", "Set the header's pixdim to the real spacing.")
+    facts = {
+        "format": "nifti",
+        "dtype": str(image.header.get_data_dtype()),
+        "qform_code": int(image.header["qform_code"]),
+        "sform_code": int(image.header["sform_code"]),
+        "axes": len(image.shape),
+    }
+    return Geometry.from_affine_ras(spatial, image.affine, (zooms[2], zooms[1], zooms[0])), channels, facts
+
+
+def _nifti_array(path: Path, image: Any, channels: int) -> NDArray[Any]:
+    try:
+        array = np.asanyarray(image.dataobj)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise InvalidData(
+            path, f"voxels of shape {image.shape}", f"data that ends early or is corrupt ({error})", "Copy it again from the download."
+        ) from error
+    array = array.reshape((*array.shape[:3], channels)) if array.ndim > 4 else array
+    return np.ascontiguousarray(array.transpose(tuple(reversed(range(array.ndim)))))
+
+
+def _itk_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _itk_refusal(path, error) from error
+    spatial, channels = _spatial(path, tuple(reader.GetSize()))
+    spacing, origin = reader.GetSpacing()[:3], reader.GetOrigin()[:3]
+    direction = np.asarray(reader.GetDirection()).reshape(reader.GetDimension(), -1)[:3, :3]
+    geometry = Geometry(
+        spatial,
+        (float(spacing[2]), float(spacing[1]), float(spacing[0])),
+        (float(origin[0]), float(origin[1]), float(origin[2])),
+        tuple(float(value) for value in direction.ravel()),
+    )
+    return geometry, channels, {"format": path.suffix.lower().lstrip("."), "pixel": reader.GetPixelID()}
+
+
+def _itk_array(path: Path, channels: int) -> NDArray[Any]:
+    import SimpleITK as sitk
+
+    try:
+        array: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    except RuntimeError as error:
+        raise _itk_refusal(path, error) from error
+    return array if channels > 1 or array.ndim == 3 else array[0]
+
+
+def _itk_refusal(path: Path, error: RuntimeError) -> InvalidData:
+    last = str(error).strip().splitlines()[-1]
+    return InvalidData(path, "an image ITK can read", last, "Copy it again; a .mhd needs the .raw file it names beside it.")
+
+
+def write_nifti(path: Path, array: NDArray[Any], geometry: Geometry) -> None:
+    """Write (Z, Y, X) voxels as NIfTI with qform and sform both set from ``geometry``, whole or not at all.
+
+    Raises
+    ------
+    NnboxError: the disk is full or the folder cannot be written.
+    """
+    image = nibabel.Nifti1Image(np.asarray(array).transpose(2, 1, 0), geometry.affine_ras())
+    image.header.set_xyzt_units("mm")
+    image.set_sform(geometry.affine_ras(), code=1)
+    image.set_qform(geometry.affine_ras(), code=1)
+    with write_beside(path) as temporary:
+        nibabel.save(image, temporary)
+
+
+def write_labels_like(path: Path, labels: NDArray[np.uint8], source: Path) -> None:
+    """Write a label map (Z, Y, X) on the grid of ``source``, with its header, as the format the name of ``path`` says.
+
+    NIfTI to NIfTI keeps the source's header field by field (quaternion, both forms and their codes, units), so that a scorer
+    that compares headers finds no difference; only type, scaling and the fourth axis change. uint8, slope 1, intercept 0.
+
+    Raises
+    ------
+    InvalidData: the label map has another shape than the source.
+    NnboxError: the disk is full or the folder cannot be written.
+    """
+    geometry, _, header = read_header(source)
+    if labels.shape != geometry.shape:
+        raise InvalidData(source, f"labels of shape {geometry.shape}", f"{labels.shape}", "Predict this case again.")
+    labels = np.ascontiguousarray(labels, dtype=np.uint8)
+    with write_beside(path) as temporary:
+        if path.name.lower().endswith(NIFTI_SUFFIXES) and header["format"] == "nifti":
+            nibabel.save(_nifti_like(labels, _open_nifti(source)), temporary)
+        elif path.name.lower().endswith(NIFTI_SUFFIXES):
+            nibabel.save(nibabel.Nifti1Image(labels.transpose(2, 1, 0), geometry.affine_ras()), temporary)
+        else:
+            _write_itk(temporary, labels, geometry)
+
+
+def _nifti_like(labels: NDArray[np.uint8], source: Any) -> Any:
+    header = source.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape(labels.shape[::-1])
+    header["pixdim"][4:] = 0
+    header["cal_min"] = header["cal_max"] = 0
+    return type(source)(labels.transpose(2, 1, 0), None, header)
+
+
+def _write_itk(path: Path, labels: NDArray[np.uint8], geometry: Geometry) -> None:
+    import SimpleITK as sitk
+
+    if path.suffix.lower() == ".mhd":
+        raise UsageError(f"{path}: a .mhd keeps its voxels in a second file and cannot be put in place as one; write .mha.")
+    image = sitk.GetImageFromArray(labels)
+    image.SetSpacing(geometry.spacing[::-1])
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    sitk.WriteImage(image, str(path), useCompression=True)

@@ -1,0 +1,113 @@
+"""Files that are whole or absent: everything is written beside its final name and renamed into place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nnunet_box.errors import InvalidData, NnboxError
+
+TEMPORARY_MARK = ".nnbox-tmp-"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_beside(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of ``path``; on success fsync it and rename it to ``path``.
+
+    The temporary name keeps the suffixes of ``path``, so that a writer that looks at them chooses the same format.
+    If the block makes a folder, the folder is put in place as a whole and replaces an older one.
+    On any error nothing is left behind and an older ``path`` stays as it was.
+
+    Raises
+    ------
+    NnboxError: the disk is full or the folder cannot be written; the message names the file.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if temporary.is_dir():
+            for child in temporary.rglob("*"):
+                if child.is_file():
+                    _sync(child)
+            if path.is_dir():
+                older = path.with_name(f"{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}-old-{path.name}")
+                path.rename(older)
+                temporary.rename(path)
+                shutil.rmtree(older)
+            else:
+                temporary.rename(path)
+        else:
+            _sync(temporary)
+            temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        _remove(temporary)
+        raise NnboxError(
+            f"{path}: could not be written ({error.strerror or error}). Nothing was left half-written; "
+            "free space or choose another --workspace, then run the same command again."
+        ) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def sweep_temporaries(folder: Path) -> int:
+    """Delete what a killed process left behind under ``folder``; return how many entries went."""
+    stale = [path for path in folder.rglob(f"{TEMPORARY_MARK}*")] if folder.is_dir() else []
+    for path in stale:
+        _remove(path)
+    return len(stale)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented UTF-8 JSON, whole or not at all. NaN becomes null-safe ``NaN`` as nnU-Net writes it."""
+    with write_beside(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, schema_version: int | None = None) -> Any:
+    """Read JSON; with ``schema_version``, refuse a file of another version.
+
+    Raises
+    ------
+    InvalidData: the file is missing, is not JSON, or has another schema version.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InvalidData(path, "a JSON file", "no such file", "Run the step that writes it first.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InvalidData(path, "valid JSON", str(error), "Restore the file or run the step that writes it again.") from error
+    if schema_version is not None:
+        found = value.get("schema_version") if isinstance(value, dict) else None
+        if found != schema_version:
+            raise InvalidData(
+                path,
+                f"schema version {schema_version}",
+                f"version {found}",
+                "It was written by another nnunet_box; run the step that writes it again with this one.",
+            )
+    return value

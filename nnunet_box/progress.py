@@ -1,0 +1,47 @@
+"""Progress with time left, on stderr, for everything that takes longer than two seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+Item = TypeVar("Item")
+LINE_EVERY_SECONDS = 15.0
+
+
+def _left(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+    """Yield ``items``, showing ``what``, how many are done and the time left.
+
+    A live bar on a terminal; elsewhere a plain line now and then, so that logs stay readable.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            yield from progress.track(items, total=total, description=what)
+        return
+    started = spoken = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - spoken >= LINE_EVERY_SECONDS:
+            spoken = now
+            left = f", {_left((now - started) / done * (total - done))} left" if total else ""
+            say(f"{what}: {done}{f' of {total}' if total else ''}{left}")
+
+
+def say(message: str) -> None:
+    """One message to stderr."""
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,51 @@
+"""Where everything a run makes lies (see the command line's contract)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths of one data set in one workspace."""
+
+    root: Path
+    dataset: str
+
+    @property
+    def preprocessed(self) -> Path:
+        return self.root / "preprocessed" / self.dataset
+
+    @property
+    def fingerprint(self) -> Path:
+        return self.preprocessed / "fingerprint.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.preprocessed / "plan.json"
+
+    @property
+    def splits(self) -> Path:
+        return self.preprocessed / "splits.json"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models" / self.dataset
+
+    @property
+    def selection(self) -> Path:
+        return self.models / "selection.json"
+
+    @property
+    def bundle(self) -> Path:
+        return self.root / "bundles" / self.dataset
+
+    def case_store(self, configuration: str) -> Path:
+        return self.preprocessed / configuration
+
+    def fold(self, configuration: str, fold: int) -> Path:
+        return self.models / configuration / f"fold_{fold}"
+
+    def summary(self, configuration: str) -> Path:
+        return self.models / configuration / "summary.json"
