@@ -1,0 +1,54 @@
+"""The ``nnbox`` command: registers the command groups and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from nnunet_box.cli import (
+    build_submission,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    plan,
+    predict,
+    preprocess,
+    select,
+    status,
+    train,
+    train_all,
+)
+from nnunet_box.errors import NnboxError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="nnbox",
+    help="From a segmentation challenge's download to a verified leaderboard entry, with nnU-Net as its 2019 preprint describes it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for group in (convert, plan, preprocess, train, train_all, select, predict, evaluate, build_submission, status, demo, doctor):
+    group.register(app)
+
+
+def main() -> None:
+    """Entry point: run, print an expected error as one line on stderr, end with its exit code."""
+    try:
+        app()
+    except NnboxError as error:
+        print(f"nnbox: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("nnbox: interrupted; run the same command again to continue.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

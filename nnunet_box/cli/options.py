@@ -1,0 +1,15 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder that holds everything a run makes.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable JSON on stdout.")]
+DatasetArgument = Annotated[
+    str | None, typer.Argument(help="Name in the workspace or path to an nnU-Net v2 raw folder; the only one there if left out.")
+]
+DEFAULT_WORKSPACE = Path("nnbox")
