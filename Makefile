@@ -1,0 +1,52 @@
+# make demo, make test, make lint: each makes .venv from constraints.txt first, and re-uses it while
+# pyproject.toml and constraints.txt stay as they are. Python >= 3.11 and make are all that is needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+
+.PHONY: demo test lint format wheel clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   the whole chain on a small synthetic ACDC-like cohort, in minutes"
+	@echo "make test   the test suite; make test ARGS='-k plan' passes arguments to pytest"
+	@echo "make lint   ruff, mypy and import-linter"
+	@echo "make wheel  dist/*.whl"
+	@echo "make clean  remove .venv, dist and caches"
+
+# The mark is written last: an interrupted installation starts over instead of being taken for a finished one.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "nnunet_box needs Python 3.11 or newer; found: $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt hatchling editables
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/nnbox demo $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(READY)
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage

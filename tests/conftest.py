@@ -1,0 +1,68 @@
+"""Options and data that all rooms' tests share."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+REAL_DATA_PLACES = (REPOSITORY / "shared" / "data", REPOSITORY.parent / "shared" / "data")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--real-data", type=Path, default=None, help="Folder of real images (MSD/, ACDC/, ...) for real_data tests.")
+    parser.addoption("--require-engine", action="store_true", help="Fail docker tests, instead of skipping, without an engine.")
+
+
+def real_data_folder(config: pytest.Config) -> Path | None:
+    chosen = config.getoption("--real-data")
+    places = (chosen,) if chosen is not None else REAL_DATA_PLACES
+    return next((place for place in places if (place / "ACDC" / "database").is_dir()), None)
+
+
+@functools.cache
+def engine_problem() -> str | None:
+    """Why no container engine answers; None where one does."""
+    import docker
+
+    try:
+        client = docker.from_env()
+        try:
+            client.ping()
+        finally:
+            client.close()
+    except docker.errors.DockerException as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("real_data") and real_data_folder(item.config) is None:
+        pytest.skip("no real images: give --real-data DIR")
+    if item.get_closest_marker("docker"):
+        problem = engine_problem()
+        if problem is not None and item.config.getoption("--require-engine"):
+            pytest.fail(f"no container engine answers: {problem}", pytrace=False)
+        if problem is not None:
+            pytest.skip(f"no container engine answers: {problem}")
+
+
+@pytest.fixture(scope="session")
+def real_data(request: pytest.FixtureRequest) -> Path:
+    """The folder of real images."""
+    folder = real_data_folder(request.config)
+    if folder is None:
+        pytest.skip("no real images: give --real-data DIR")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def acdc_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic ACDC download: ten training patients, two test patients, small. Read-only by agreement."""
+    from nnbox_challenges.synthetic import write_acdc_cohort
+
+    folder = tmp_path_factory.mktemp("acdc")
+    write_acdc_cohort(folder, patients=10, test_patients=2, seed=7, size=48, slices=(5, 6))
+    return folder
