@@ -1,0 +1,134 @@
+"""The plan: everything about preprocessing, network and patches that follows from a data set's fingerprint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic.functional_serializers import SerializerFunctionWrapHandler
+
+from nnunet_box.errors import InvalidData
+from nnunet_box.files import read_json
+from nnunet_box.planning.fingerprint import ChannelIntensities, Length, Voxels, describe_errors
+
+BASE_FEATURES = 30
+"""Feature maps of the first stage (paper, Method); doubled with each pooling."""
+
+MAX_FEATURES = {2: 480, 3: 320}
+"""Where doubling stops, by dimensions (authors' code of April 2019)."""
+
+MIN_BATCH_SIZE = 2
+"""Paper, Method: large patches before large batches, but never a batch of one."""
+
+Axes = Annotated[tuple[int, ...], Field(min_length=2, max_length=3)]
+
+
+class Configuration(BaseModel):
+    """One network's share of the plan. Axes are the network's: (Z, Y, X) in 3D, (Y, X) of a slice in 2D.
+
+    patch_size: voxels; divisible by the product of the poolings. batch_size: patches, at least 2.
+    num_pool_per_axis: poolings along each axis. pool_kernel_sizes: one entry a pooling, 1 where an axis is left alone.
+    conv_kernel_sizes: one entry a stage, bottleneck last. spacing: mm, and median_shape: voxels, of the resampled typical
+    case, always the file's (Z, Y, X), in 2D too. in_plane_augmentation: deform and rotate within slices only.
+    axis_order: 2D only, the file's axes in the order (slice axis, then the two of the slice); None in 3D.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    patch_size: Annotated[tuple[Voxels, ...], Field(min_length=2, max_length=3)]
+    batch_size: Annotated[int, Field(ge=MIN_BATCH_SIZE)]
+    num_pool_per_axis: Axes
+    pool_kernel_sizes: tuple[Axes, ...]
+    conv_kernel_sizes: Annotated[tuple[Axes, ...], Field(min_length=1)]
+    spacing: tuple[Length, Length, Length]
+    median_shape: tuple[Voxels, Voxels, Voxels]
+    in_plane_augmentation: bool
+    axis_order: tuple[int, int, int] | None = None
+
+    @property
+    def dimensions(self) -> int:
+        """2 or 3."""
+        return len(self.patch_size)
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """Feature maps of each stage of the encoder, bottleneck last."""
+        return stage_features(len(self.conv_kernel_sizes), self.dimensions)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Configuration:
+        for kernel in (self.num_pool_per_axis, *self.pool_kernel_sizes, *self.conv_kernel_sizes):
+            if len(kernel) != self.dimensions:
+                raise ValueError(f"{kernel} has not one entry for each of the {self.dimensions} axes of the patch")
+        if len(self.conv_kernel_sizes) != len(self.pool_kernel_sizes) + 1:
+            raise ValueError("conv_kernel_sizes: one entry for each pooling and one for the bottleneck")
+        for axis, size in enumerate(self.patch_size):
+            factor = 1
+            for kernel in self.pool_kernel_sizes:
+                factor *= kernel[axis]
+            if factor != 2 ** self.num_pool_per_axis[axis] or size % factor:
+                raise ValueError(f"patch_size: axis {axis} has {size} voxels and is pooled by {factor} in all")
+        if (self.dimensions == 2) != (self.axis_order is not None):
+            raise ValueError("axis_order: given in 2D and only there")
+        if self.axis_order is not None and sorted(self.axis_order) != [0, 1, 2]:
+            raise ValueError("axis_order: each of 0, 1 and 2 once")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if self.axis_order is None:
+            values.pop("axis_order", None)
+        return values
+
+
+class Plan(BaseModel):
+    """A data set's plan, as ``plan.json`` holds it.
+
+    labels: value to name, 0 is the background. normalisation: one entry a channel. use_nonzero_mask: z-scores are taken
+    inside the nonzero mask, and outside it the image is 0. memory_gb: GPU memory planned for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    dataset: str
+    channel_names: Annotated[tuple[str, ...], Field(min_length=1)]
+    labels: dict[int, str]
+    normalisation: tuple[Literal["ct", "zscore"], ...]
+    use_nonzero_mask: bool
+    intensities: tuple[ChannelIntensities, ...] | None = None
+    memory_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    configurations: dict[str, Configuration]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Plan:
+        if len(self.normalisation) != len(self.channel_names):
+            raise ValueError(f"normalisation: {len(self.normalisation)} entries for {len(self.channel_names)} channels")
+        if self.intensities is not None and len(self.intensities) != len(self.channel_names):
+            raise ValueError(f"intensities: {len(self.intensities)} entries for {len(self.channel_names)} channels")
+        if "ct" in self.normalisation and self.intensities is None:
+            raise ValueError("intensities: CT is normalised by them, so they cannot be left out")
+        if sorted(self.labels) != list(range(len(self.labels))) or len(self.labels) < 2:
+            raise ValueError("labels: 0, 1, 2, ... without gaps, at least one beside the background")
+        return self
+
+
+def stage_features(stages: int, dimensions: int) -> tuple[int, ...]:
+    """Feature maps of each of ``stages`` stages: 30, doubled, up to 480 in 2D and 320 in 3D."""
+    return tuple(min(BASE_FEATURES * 2**stage, MAX_FEATURES[dimensions]) for stage in range(stages))
+
+
+def load_plan(path: Path) -> Plan:
+    """Read ``plan.json``.
+
+    Raises
+    ------
+    InvalidData: the file is missing, is not JSON, has another schema version, or contradicts itself.
+    """
+    value = read_json(path, schema_version=1)
+    try:
+        return Plan.model_validate(value)
+    except ValidationError as error:
+        raise InvalidData(path, "a plan as nnbox plan writes it", describe_errors(error), "Run nnbox plan again.") from error
