@@ -13,8 +13,8 @@ from nnunet_box.files import read_json
 Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Voxels = Annotated[int, Field(ge=1)]
 EXAMPLE = (
-    'Write it as {"spacings": [[3.6, 0.625, 0.625]], "sizes": [[20, 320, 320]], "cases": 32, "modalities": ["T2", "ADC"], '
-    '"foreground_classes": 2, "size_after_crop_ratio": 1.0}.'
+    'Write it as {"spacings": [[3.6, 0.625, 0.625]], "sizes": [[20, 320, 320]], "cases": 32, '
+    '"modalities": ["T2", "ADC"], "foreground_classes": 2, "size_after_crop_ratio": 1.0}.'
 )
 
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
-from pydantic.functional_serializers import SerializerFunctionWrapHandler
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import read_json
@@ -29,8 +36,8 @@ class Configuration(BaseModel):
 
     patch_size: voxels; divisible by the product of the poolings. batch_size: patches, at least 2.
     num_pool_per_axis: poolings along each axis. pool_kernel_sizes: one entry a pooling, 1 where an axis is left alone.
-    conv_kernel_sizes: one entry a stage, bottleneck last. spacing: mm, and median_shape: voxels, of the resampled typical
-    case, always the file's (Z, Y, X), in 2D too. in_plane_augmentation: deform and rotate within slices only.
+    conv_kernel_sizes: one entry a stage, bottleneck last. spacing (mm) and median_shape (voxels) of the resampled
+    typical case: always the file's (Z, Y, X), in 2D too. in_plane_augmentation: deform and rotate within slices only.
     axis_order: 2D only, the file's axes in the order (slice axis, then the two of the slice); None in 3D.
     """
 
@@ -131,4 +138,4 @@ def load_plan(path: Path) -> Plan:
     try:
         return Plan.model_validate(value)
     except ValidationError as error:
-        raise InvalidData(path, "a plan as nnbox plan writes it", describe_errors(error), "Run nnbox plan again.") from error
+        raise InvalidData(path, "a plan of nnbox plan", describe_errors(error), "Run nnbox plan again.") from error
