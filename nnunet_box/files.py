@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -79,6 +80,18 @@ def sweep_temporaries(folder: Path) -> int:
     stale = [path for path in folder.rglob(f"{TEMPORARY_MARK}*")] if folder.is_dir() else []
     for path in stale:
         _remove(path)
+    return len(stale)
+
+
+def sweep_stale(path: Path) -> int:
+    """Delete what killed processes left beside ``path`` while writing it, and nothing of other names; return how many went.
+
+    Unlike ``sweep_temporaries`` it is safe while another process writes another name in the same folder.
+    """
+    pattern = re.compile(rf"{re.escape(TEMPORARY_MARK)}[0-9a-f]{{8}}-(old-)?{re.escape(path.name)}")
+    stale = [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name)] if path.parent.is_dir() else []
+    for entry in stale:
+        _remove(entry)
     return len(stale)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from nnunet_box.dataset.geometry import Geometry
-from nnunet_box.dataset.volumes import read_header, read_volume
+from nnunet_box.dataset.volumes import Volume, read_header, read_volume
 from nnunet_box.errors import InvalidData
 
 SAME_GRID_MM = 1e-3
@@ -100,44 +100,59 @@ def check_finite(array: NDArray[Any], file: Path) -> None:
         )
 
 
+def case_volumes(case: SourceCase) -> dict[Path, Volume]:
+    """The files of a case, each read once, in channel order; checked one by one and against each other.
+
+    Raises
+    ------
+    InvalidData: a file is missing, truncated, holds NaN or another number of channels than the case takes from it, or the
+    files' shapes or spacings differ.
+    """
+    volumes: dict[Path, Volume] = {}
+    for channel in case.channels:
+        if channel.path in volumes:
+            continue
+        volume = read_volume(channel.path)
+        taken = sum(other.path == channel.path for other in case.channels)
+        stored = volume.array.shape[0] if volume.array.ndim == 4 else 1
+        if stored != taken:
+            raise InvalidData(
+                channel.path,
+                f"{taken} channel{'s' * (taken > 1)}",
+                f"{stored} along the fourth axis",
+                "Check that the file is complete and of this challenge.",
+            )
+        check_finite(volume.array, channel.path)
+        first = next(iter(volumes.values()), volume).geometry
+        if volume.geometry.shape != first.shape or not np.allclose(volume.geometry.spacing, first.spacing, atol=SAME_GRID_MM):
+            raise InvalidData(
+                channel.path,
+                f"shape {first.shape} and spacing {first.spacing} as {case.reference_file.name}",
+                f"{volume.geometry.shape} and {volume.geometry.spacing}",
+                "All channels of a case must share one grid.",
+            )
+        volumes[channel.path] = volume
+    if not volumes:
+        raise InvalidData(case.id, "at least one channel", "none", "Add the missing image.")
+    return volumes
+
+
+def channel_array(volumes: dict[Path, Volume], channel: ChannelFile) -> NDArray[Any]:
+    """One channel (Z, Y, X) out of what ``case_volumes`` read, in the file's own type."""
+    array = volumes[channel.path].array
+    return array[channel.index or 0] if array.ndim == 4 else array
+
+
 def read_image(case: SourceCase) -> tuple[NDArray[np.float32], Geometry]:
     """All channels of a case as (C, Z, Y, X) float32, and their common grid.
 
     Raises
     ------
-    InvalidData: a file is missing, truncated, holds NaN, or the channels' shapes or spacings differ.
+    InvalidData: as ``case_volumes``.
     """
-    arrays: list[NDArray[np.float32]] = []
-    first: Geometry | None = None
-    cached: tuple[Path, NDArray[Any]] | None = None
-    for channel in case.channels:
-        if cached is None or cached[0] != channel.path:
-            volume = read_volume(channel.path)
-            check_finite(volume.array, channel.path)
-            geometry = volume.geometry
-            cached = (channel.path, volume.array)
-            if first is None:
-                first = geometry
-            elif geometry.shape != first.shape or not np.allclose(geometry.spacing, first.spacing, atol=SAME_GRID_MM):
-                raise InvalidData(
-                    channel.path,
-                    f"shape {first.shape} and spacing {first.spacing} as {case.reference_file.name}",
-                    f"{geometry.shape} and {geometry.spacing}",
-                    "All channels of a case must share one grid.",
-                )
-        arrays.append(_channel(cached[1], channel))
-    if first is None:
-        raise InvalidData(case.id, "at least one channel", "none", "Add the missing image.")
-    return np.stack(arrays), first
-
-
-def _channel(array: NDArray[Any], channel: ChannelFile) -> NDArray[np.float32]:
-    channels = array.shape[0] if array.ndim == 4 else 1
-    index = channel.index or 0
-    if index >= channels or (channel.index is None and channels > 1):
-        wanted = "a 3-D image" if channel.index is None else f"at least {index + 1} channels"
-        raise InvalidData(channel.path, wanted, f"{channels} channels", "Check that the file is complete and of this challenge.")
-    return np.asarray(array[index] if array.ndim == 4 else array, dtype=np.float32)
+    volumes = case_volumes(case)
+    image = np.stack([np.asarray(channel_array(volumes, channel), dtype=np.float32) for channel in case.channels])
+    return image, volumes[case.reference_file].geometry
 
 
 def read_label(file: Path, declared: set[int], image: Path) -> NDArray[np.uint8]:
@@ -157,13 +172,16 @@ def read_label(file: Path, declared: set[int], image: Path) -> NDArray[np.uint8]
     if volume.array.shape != expected:
         raise InvalidData(file, f"shape {expected} as {image.name}", f"{volume.array.shape}", "Image and label must match voxel by voxel.")
     check_finite(volume.array, file)
-    rounded = np.rint(volume.array)
-    if np.any(rounded != volume.array):
-        raise InvalidData(file, "integral label values", f"{volume.array[rounded != volume.array][0]}", "Export the label map without interpolation.")
-    values = {int(value) for value in np.unique(rounded)}
-    unknown = sorted(values - declared)
+    labels = volume.array
+    if not np.issubdtype(labels.dtype, np.integer):
+        rounded = np.rint(labels)
+        if np.any(rounded != labels):
+            found = f"{labels[rounded != labels][0]}"
+            raise InvalidData(file, "integral label values", found, "Export the label map without interpolation.")
+        labels = rounded
+    unknown = sorted({int(value) for value in np.unique(labels)} - declared)
     if unknown:
         raise InvalidData(
             file, f"labels {sorted(declared)}", f"undeclared {unknown}", "Correct the label map or declare the value in dataset.json."
         )
-    return rounded.astype(np.uint8)
+    return labels.astype(np.uint8)

@@ -35,11 +35,43 @@ class Recognition:
     messages: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class TaskFacts:
+    """What the organisers publish of one task; a challenge with one task has one of these.
+
+    labels: value to name, 0 is background. channels: in channel order. training, test: cases a full download holds.
+    announced: (training, test) where the organisers' figures differ from what they deliver.
+    """
+
+    name: str
+    labels: dict[int, str]
+    channels: tuple[str, ...]
+    training: int
+    test: int
+    announced: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ChallengeFacts:
+    """Declared facts, shown by ``nnbox challenges`` and written into ``dataset.json``."""
+
+    tasks: tuple[TaskFacts, ...]
+    group: str
+    """What stays on one side of a split."""
+    metrics: str
+    submission: str
+    licence: str
+    reference: str
+    obtain: str
+    """Where to get the data."""
+
+
 class Challenge(Protocol):
     """A segmentation challenge: declared facts and five verbs. Implemented by ``nnbox_challenges`` and by users."""
 
     name: str
     title: str
+    facts: ChallengeFacts
 
     def recognise(self, folder: Path) -> Recognition:
         """Find the download's cases below ``folder``; raise ``InvalidData`` with the reason where it is not this challenge's."""
@@ -54,7 +86,10 @@ class Challenge(Protocol):
         """The cases to predict in the challenge's own test layout; raise ``InvalidData`` where there is none."""
 
     def export(self, labels: NDArray[np.uint8], case: SourceCase, output: Path) -> Path:
-        """Write one prediction (Z, Y, X), on the source's grid, as the leaderboard wants it; return the file."""
+        """Write one prediction (Z, Y, X), on the source's grid, into the folder ``output`` as the leaderboard wants it.
+
+        Return the file, ``output / case.output_name``.
+        """
 
     def evaluate(self, predictions: Path, references: Path) -> dict[str, Any]:
         """The challenge's own metrics of a folder of predictions."""

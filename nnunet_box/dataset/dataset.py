@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from nnunet_box.dataset.cases import CaseRecord, CasesFile, ChannelFile, SourceCase
-from nnunet_box.dataset.volumes import is_volume
+from nnunet_box.dataset.volumes import is_volume, strip_suffix
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.files import read_json
 
@@ -36,10 +37,19 @@ class Dataset:
         return tuple(sorted(value for value in self.labels if value != 0))
 
 
-def load_dataset(folder: Path) -> Dataset:
+Report = Callable[[InvalidData], None]
+"""What is done with a case that cannot be used: raise (the default), or note it and go on without the case."""
+
+
+def _refuse(problem: InvalidData) -> None:
+    raise problem
+
+
+def load_dataset(folder: Path, report: Report = _refuse) -> Dataset:
     """Read ``dataset.json`` and pair images with labels by id.
 
-    Without ``cases.json`` (a foreign nnU-Net folder) every case is a group of its own.
+    Without ``cases.json`` (a foreign nnU-Net folder) every case is a group of its own. Cases with a missing file go to
+    ``report`` and are left out of the result if it returns.
 
     Raises
     ------
@@ -56,8 +66,8 @@ def load_dataset(folder: Path) -> Dataset:
     ending = str(declared.get("file_ending", ".nii.gz"))
     records = _records(folder)
     facts = {record.id: record for record in records.cases} if records else {}
-    cases = _folder_cases(folder / "imagesTr", len(channels), ending, folder / "labelsTr", facts)
-    tests = _folder_cases(folder / "imagesTs", len(channels), ending, None, facts)
+    cases = _folder_cases(folder / "imagesTr", len(channels), ending, folder / "labelsTr", facts, report)
+    tests = _folder_cases(folder / "imagesTs", len(channels), ending, None, facts, report)
     return Dataset(folder, folder.name, channels, labels, ending, records.challenge if records else None, cases, tests)
 
 
@@ -81,7 +91,7 @@ def _records(folder: Path) -> CasesFile | None:
 
 
 def _folder_cases(
-    images: Path, channels: int, ending: str, labels: Path | None, records: dict[str, CaseRecord]
+    images: Path, channels: int, ending: str, labels: Path | None, records: dict[str, CaseRecord], report: Report = _refuse
 ) -> tuple[SourceCase, ...]:
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(images.glob(f"*{ending}")) if images.is_dir() else []:
@@ -91,10 +101,12 @@ def _folder_cases(
     cases = []
     for case_id, files in sorted(found.items()):
         if sorted(files) != list(range(channels)):
-            raise InvalidData(images, f"{channels} channels of {case_id}", f"channels {sorted(files)}", "Restore the missing file.")
+            report(InvalidData(images, f"{channels} channels of {case_id}", f"channels {sorted(files)}", "Restore the missing file."))
+            continue
         label = labels / f"{case_id}{ending}" if labels is not None else None
         if label is not None and not label.is_file():
-            raise InvalidData(label, f"the label of {case_id}", "no such file", "Restore it or remove the case's images.")
+            report(InvalidData(label, f"the label of {case_id}", "no such file", "Restore it or remove the case's images."))
+            continue
         record = records.get(case_id)
         cases.append(
             SourceCase(
@@ -108,6 +120,10 @@ def _folder_cases(
                 facts=dict(record.facts) if record else {},
             )
         )
+    for label in sorted(labels.glob(f"*{ending}")) if labels is not None and labels.is_dir() else []:
+        if is_volume(label) and label.name[: -len(ending)] not in found:
+            expected = images / f"{label.name[: -len(ending)]}_0000{ending}"
+            report(InvalidData(expected, f"the image of {label.name}", "no such file", "Restore it or remove the label."))
     return tuple(cases)
 
 
@@ -121,8 +137,6 @@ def plain_folder_cases(folder: Path, channels: int) -> tuple[SourceCase, ...]:
     volumes = sorted(path for path in Path(folder).iterdir() if is_volume(path)) if Path(folder).is_dir() else []
     if not volumes:
         raise InvalidData(folder, "images to predict", "none", "Give a folder of .nii.gz, .nii, .mha or .mhd files.")
-    from nnunet_box.dataset.volumes import strip_suffix
-
     stems = [strip_suffix(path) for path in volumes]
     if all(len(stem) > 5 and stem[-5] == "_" and stem[-4:].isdigit() for stem in stems):
         ending = volumes[0].name[len(stems[0]) :]
@@ -137,6 +151,10 @@ def plain_folder_cases(folder: Path, channels: int) -> tuple[SourceCase, ...]:
     return cases
 
 
+def _is_dataset(path: Path) -> bool:
+    return not path.name.startswith(".") and (path / "dataset.json").is_file()
+
+
 def find_dataset(workspace: Path, name: str | None) -> Path:
     """Folder of a data set: a path, a name in the workspace, or the only one there.
 
@@ -145,7 +163,7 @@ def find_dataset(workspace: Path, name: str | None) -> Path:
     UsageError: no such data set, or none named where the workspace holds several.
     """
     root = workspace / "datasets"
-    known = sorted(path.name for path in root.iterdir() if (path / "dataset.json").is_file()) if root.is_dir() else []
+    known = sorted(path.name for path in root.iterdir() if _is_dataset(path)) if root.is_dir() else []
     if name is None:
         if len(known) == 1:
             return root / known[0]

@@ -38,12 +38,12 @@ class Geometry:
     ) -> Geometry:
         """Geometry from a NIfTI affine; ``spacing`` (Z, Y, X) is taken as given, since ACDC's affine carries none.
 
-        An affine that is singular gives the identity direction.
+        An affine that is singular or not finite gives the identity direction.
         """
         lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.asarray(affine, dtype=np.float64)
         lengths = np.linalg.norm(lps[:3, :3], axis=0)
         direction = lps[:3, :3] / lengths if np.all(lengths > 0) else np.eye(3)
         if not np.all(np.isfinite(direction)) or abs(np.linalg.det(direction)) < 1e-6:
             direction = np.eye(3)
-        origin = tuple(float(value) for value in lps[:3, 3])
+        origin = tuple(float(value) for value in np.nan_to_num(lps[:3, 3], posinf=0.0, neginf=0.0))
         return cls(shape, spacing, (origin[0], origin[1], origin[2]), tuple(float(value) for value in direction.ravel()))

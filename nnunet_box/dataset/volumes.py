@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,13 @@ from nnunet_box.files import write_beside
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 METAIMAGE_SUFFIXES = (".mhd", ".mha", ".nrrd")
+GZIP_CHUNK = 1 << 20
 JUNK_NAMES = (".DS_Store", "Thumbs.db", "__MACOSX")
 
 
 def is_junk(path: Path) -> bool:
-    """AppleDouble files, Finder and Explorer litter: never data, in any challenge's download."""
-    return path.name.startswith("._") or any(part in JUNK_NAMES for part in path.parts)
+    """Hidden files (AppleDouble ``._x``, our own temporaries), Finder and Explorer litter: never data, in any download."""
+    return path.name.startswith(".") or any(part in JUNK_NAMES for part in path.parts)
 
 
 def is_volume(path: Path) -> bool:
@@ -108,14 +110,21 @@ def _nifti_header(path: Path, image: Any) -> tuple[Geometry, int, dict[str, Any]
     zooms = [float(abs(zoom)) for zoom in image.header.get_zooms()[:3]]
     if not all(np.isfinite(zooms)) or min(zooms) <= 0:
         raise InvalidData(path, "positive spacing in pixdim", f"{zooms}", "Set the header's pixdim to the real spacing.")
+    geometry = Geometry.from_affine_ras(spatial, image.affine, (zooms[2], zooms[1], zooms[0]))
     facts = {
         "format": "nifti",
         "dtype": str(image.header.get_data_dtype()),
         "qform_code": int(image.header["qform_code"]),
         "sform_code": int(image.header["sform_code"]),
         "axes": len(image.shape),
+        "pixdim": [float(value) for value in image.header["pixdim"]],
+        "quaternion": [float(image.header[f"quatern_{axis}"]) for axis in "bcd"],
+        "qoffset": [float(image.header[f"qoffset_{axis}"]) for axis in "xyz"],
+        "srow": [[float(value) for value in image.header[f"srow_{axis}"]] for axis in "xyz"],
+        "xyzt_units": int(image.header["xyzt_units"]),
+        "axis_codes": "".join(code or "?" for code in nibabel.aff2axcodes(geometry.affine_ras())),
     }
-    return Geometry.from_affine_ras(spatial, image.affine, (zooms[2], zooms[1], zooms[0])), channels, facts
+    return geometry, channels, facts
 
 
 def _nifti_array(path: Path, image: Any, channels: int) -> NDArray[Any]:
@@ -127,6 +136,23 @@ def _nifti_array(path: Path, image: Any, channels: int) -> NDArray[Any]:
         ) from error
     array = array.reshape((*array.shape[:3], channels)) if array.ndim > 4 else array
     return np.ascontiguousarray(array.transpose(tuple(reversed(range(array.ndim)))))
+
+
+def check_gzip(path: Path) -> None:
+    """Read a ``.gz`` to its end, so that its checksum is compared: a file cut after the last voxel, or with a flipped bit, opens.
+
+    Raises
+    ------
+    InvalidData: the stream ends early or fails its checksum.
+    """
+    if not path.name.lower().endswith(".gz"):
+        return
+    try:
+        with gzip.open(path) as stream:
+            while stream.read(GZIP_CHUNK):
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidData(path, "a whole gzip file", f"{error}", "Copy it again from the download; the copy is incomplete.") from error
 
 
 def _itk_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
@@ -172,12 +198,32 @@ def write_nifti(path: Path, array: NDArray[Any], geometry: Geometry) -> None:
     ------
     NnboxError: the disk is full or the folder cannot be written.
     """
-    image = nibabel.Nifti1Image(np.asarray(array).transpose(2, 1, 0), geometry.affine_ras())
+    with write_beside(path) as temporary:
+        save_nifti(temporary, array, geometry)
+
+
+def save_nifti(path: Path, array: NDArray[Any], geometry: Geometry) -> None:
+    """As ``write_nifti``, but straight to ``path``: for files in a folder that is itself put in place as a whole.
+
+    Types NIfTI readers trip over are narrowed: 64-bit floats to 32, 64-bit integers to 32 where they fit, booleans to uint8.
+    """
+    image = nibabel.Nifti1Image(_storable(np.asarray(array)).transpose(2, 1, 0), geometry.affine_ras())
     image.header.set_xyzt_units("mm")
     image.set_sform(geometry.affine_ras(), code=1)
     image.set_qform(geometry.affine_ras(), code=1)
-    with write_beside(path) as temporary:
-        nibabel.save(image, temporary)
+    nibabel.save(image, path)
+
+
+def _storable(array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8)
+    if array.dtype.kind == "f" and array.dtype.itemsize != 4:
+        return array.astype(np.float32)
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        limits = np.iinfo(np.int32)
+        fits = array.size == 0 or (array.min() >= limits.min and array.max() <= limits.max)
+        return array.astype(np.int32 if fits else np.float32)
+    return array
 
 
 def write_labels_like(path: Path, labels: NDArray[np.uint8], source: Path) -> None:
@@ -208,7 +254,8 @@ def _nifti_like(labels: NDArray[np.uint8], source: Any) -> Any:
     header = source.header.copy()
     header.set_data_dtype(np.uint8)
     header.set_data_shape(labels.shape[::-1])
-    header["pixdim"][4:] = 0
+    if len(source.shape) > 3:
+        header["pixdim"][4:] = 1
     header["cal_min"] = header["cal_max"] = 0
     return type(source)(labels.transpose(2, 1, 0), None, header)
 
