@@ -12,8 +12,12 @@ REAL_DATA_PLACES = (REPOSITORY / "shared" / "data", REPOSITORY.parent / "shared"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--real-data", type=Path, default=None, help="Folder of real images (MSD/, ACDC/, ...) for real_data tests.")
-    parser.addoption("--require-engine", action="store_true", help="Fail docker tests, instead of skipping, without an engine.")
+    parser.addoption(
+        "--real-data", type=Path, default=None, help="Folder of real images (MSD/, ACDC/, ...) for real_data tests."
+    )
+    parser.addoption(
+        "--require-engine", action="store_true", help="Fail docker tests, instead of skipping, without an engine."
+    )
 
 
 def real_data_folder(config: pytest.Config) -> Path | None:
