@@ -18,6 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-engine", action="store_true", help="Fail docker tests, instead of skipping, without an engine."
     )
+    parser.addoption("--base-image", default="nnbox-base:bookworm", help="Base image of docker tests that build one.")
 
 
 def real_data_folder(config: pytest.Config) -> Path | None:
@@ -70,3 +71,22 @@ def acdc_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("acdc")
     write_acdc_cohort(folder, patients=10, test_patients=2, seed=7, size=48, slices=(5, 6))
     return folder
+
+
+@pytest.fixture(scope="session")
+def base_image(request: pytest.FixtureRequest) -> str:
+    """Name of a base image that is present in the engine; .ci/base_image.sh makes the default one."""
+    import docker
+
+    name: str = request.config.getoption("--base-image")
+    client = docker.from_env()
+    try:
+        client.images.get(name)
+    except docker.errors.ImageNotFound:
+        message = f"no base image {name}: make it with .ci/base_image.sh {name}, or give --base-image"
+        if request.config.getoption("--require-engine"):
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+    finally:
+        client.close()
+    return name
