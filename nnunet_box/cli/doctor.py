@@ -117,7 +117,7 @@ def examine_engine() -> Finding:
 
 
 def free_memory_gib() -> float | None:
-    """Memory that can be had without swapping, in GiB, the control group's limit included; None where it is not told."""
+    """Memory to be had without swapping, in GiB, within the control group's limit; None where nothing tells."""
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:
