@@ -1,0 +1,154 @@
+"""The portable trained model: JSON and safetensors, nothing that runs code when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nnunet_box.errors import InvalidData
+from nnunet_box.evaluation.postprocessing import Postprocessing
+from nnunet_box.files import read_json, write_beside, write_json
+from nnunet_box.inference.ensemble import Member
+from nnunet_box.planning.plan import Plan
+
+BUNDLE_FILE = "bundle.json"
+
+
+class WeightsFile(BaseModel):
+    """A weights' file below the bundle's folder, with what it must hash to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    fold: int
+    file: str
+    sha256: str
+
+
+class BundleMember(BaseModel):
+    """One configuration of the ensemble."""
+
+    model_config = ConfigDict(frozen=True)
+
+    configuration: str
+    weights: tuple[WeightsFile, ...]
+
+
+class Bundle(BaseModel):
+    """``bundle.json``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: Literal[1] = 1
+    dataset: str
+    challenge: str | None
+    plan: Plan
+    members: tuple[BundleMember, ...]
+    postprocessing: Postprocessing
+    cross_validation_dice: float | None = None
+
+    @property
+    def labels(self) -> dict[int, str]:
+        return self.plan.labels
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        return self.plan.channel_names
+
+    def ensemble(self, folder: Path, folds: tuple[int, ...] | None = None) -> list[Member]:
+        """The members' weights below ``folder``; with ``folds`` only theirs.
+
+        Raises
+        ------
+        InvalidData: a configuration has none of the folds asked for.
+        """
+        members = []
+        for member in self.members:
+            chosen = tuple(folder / entry.file for entry in member.weights if folds is None or entry.fold in folds)
+            if not chosen:
+                have = sorted(entry.fold for entry in member.weights)
+                raise InvalidData(folder / BUNDLE_FILE, f"folds {folds} of {member.configuration}", f"folds {have}", "Ask for folds it has.")
+            members.append(Member(member.configuration, chosen))
+        return members
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    dataset: str,
+    challenge: str | None,
+    plan: Plan,
+    weights: dict[str, dict[int, Path]],
+    postprocessing: Postprocessing,
+    cross_validation_dice: float | None = None,
+) -> Bundle:
+    """Copy weights (configuration -> fold -> file) and write ``bundle.json``; the folder is put in place as a whole.
+
+    Raises
+    ------
+    InvalidData: a weights' file is missing.
+    NnboxError: the disk is full.
+    """
+    with write_beside(folder) as temporary:
+        members = []
+        for configuration, folds in weights.items():
+            entries = []
+            for fold, source in sorted(folds.items()):
+                if not source.is_file():
+                    raise InvalidData(
+                        source, f"weights of {configuration} fold {fold}", "no such file", f"Run nnbox train --configuration {configuration} --fold {fold}."
+                    )
+                file = f"weights/{configuration}/fold_{fold}.safetensors"
+                (temporary / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, temporary / file)
+                entries.append(WeightsFile(fold=fold, file=file, sha256=sha256(temporary / file)))
+            members.append(BundleMember(configuration=configuration, weights=tuple(entries)))
+        used = plan.model_copy(update={"configurations": {name: plan.configurations[name] for name in weights}})
+        bundle = Bundle(
+            dataset=dataset,
+            challenge=challenge,
+            plan=used,
+            members=tuple(members),
+            postprocessing=postprocessing,
+            cross_validation_dice=cross_validation_dice,
+        )
+        write_json(temporary / BUNDLE_FILE, bundle.model_dump(mode="json"))
+    return bundle
+
+
+def load_bundle(folder: Path, check_weights: bool = False) -> Bundle:
+    """Read ``bundle.json``; with ``check_weights`` also hash every weights' file.
+
+    Raises
+    ------
+    InvalidData: missing, another schema version, contradictory, a path that leaves the folder, or weights that do not match.
+    """
+    file = Path(folder) / BUNDLE_FILE
+    try:
+        bundle = Bundle.model_validate(read_json(file, schema_version=1))
+    except ValidationError as error:
+        raise InvalidData(file, "a bundle", str(error), "Build it again: nnbox build-submission bundle.") from error
+    for member in bundle.members:
+        if member.configuration not in bundle.plan.configurations:
+            raise InvalidData(file, f"a plan for {member.configuration}", "none", "Build the bundle again.")
+        for entry in member.weights:
+            path = (Path(folder) / entry.file).resolve()
+            if not path.is_relative_to(Path(folder).resolve()):
+                raise InvalidData(file, "weights inside the bundle", entry.file, "This bundle is not ours; do not use it.")
+            if not path.is_file():
+                raise InvalidData(path, "weights", "no such file", "Copy the whole bundle folder.")
+            if check_weights and sha256(path) != entry.sha256:
+                raise InvalidData(path, f"sha256 {entry.sha256}", "another", "The file is damaged; copy it again.")
+    return bundle

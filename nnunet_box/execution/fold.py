@@ -1,0 +1,105 @@
+"""One network of the cross-validation: train it, then predict the cases it has not seen."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from nnunet_box.dataset.cases import SourceCase, read_image
+from nnunet_box.dataset.dataset import Dataset
+from nnunet_box.dataset.splits import Fold, load_or_make_folds
+from nnunet_box.dataset.volumes import write_labels_like
+from nnunet_box.errors import UsageError
+from nnunet_box.evaluation.summary import summarise_pairs, summary_dice, write_summary
+from nnunet_box.execution.prepare import existing_plan, preprocess_dataset
+from nnunet_box.execution.stage import is_done, key_of, stage
+from nnunet_box.inference.ensemble import InferenceOptions, Member, predict_case
+from nnunet_box.inference.export import PROBABILITIES_SUFFIX
+from nnunet_box.inference.torch_runtime import TorchRuntime, choose_device
+from nnunet_box.planning.plan import Plan
+from nnunet_box.progress import say, track
+from nnunet_box.training.trainer import WEIGHTS, Trainer, TrainingSettings
+from nnunet_box.workspace import Workspace
+
+
+def load_network(configuration: str, weights: Path, plan: Plan, device: torch.device) -> TorchRuntime:
+    """A trained network of ``plan`` on ``device``."""
+    return TorchRuntime.load(weights, plan.configurations[configuration], len(plan.channel_names), len(plan.labels), device)
+
+
+def fold_key(workspace: Workspace, dataset: Dataset, plan: Plan, settings: TrainingSettings) -> str:
+    """What a fold's result follows from; equal keys mean that it need not be made again."""
+    fold = load_or_make_folds(workspace.splits, dataset.cases)[settings.fold]
+    values = asdict(replace(settings, device="", workers=None, checkpoint_seconds=0))
+    return key_of([values, plan.configurations[settings.configuration].model_dump(mode="json"), fold.model_dump()])
+
+
+def train_fold(
+    workspace: Workspace, dataset: Dataset, settings: TrainingSettings, resume: bool = True, restart: bool = False
+) -> float:
+    """Preprocess if need be, train, validate; returns the validation cases' mean foreground Dice.
+
+    A finished fold with the same settings is left as it is; ``restart`` throws away what is there.
+
+    Raises
+    ------
+    UsageError: no such fold, or an unfinished run that neither ``resume`` nor ``restart`` covers.
+    InvalidData: a case or a file of the workspace that is not what it should be.
+    """
+    plan = existing_plan(workspace, dataset)
+    folds = load_or_make_folds(workspace.splits, dataset.cases)
+    if not 0 <= settings.fold < len(folds):
+        raise UsageError(f"--fold {settings.fold}: this data set has folds 0 to {len(folds) - 1}.")
+    if settings.configuration not in plan.configurations:
+        raise UsageError(f"--configuration {settings.configuration}: the plan has {', '.join(plan.configurations)}.")
+    folder = workspace.fold(settings.configuration, settings.fold)
+    if restart and folder.exists():
+        shutil.rmtree(folder)
+    key = fold_key(workspace, dataset, plan, settings)
+    if not is_done(folder, key):
+        store = preprocess_dataset(workspace, dataset, plan, settings.configuration)
+        with stage(folder, key, asdict(settings)):
+            fold = folds[settings.fold]
+            if not _trained(folder, key):
+                weights = Trainer(plan, store, fold, folder, settings).run(resume)
+                (folder / "trained").write_text(key)
+            else:
+                weights = folder / WEIGHTS
+            validate_fold(dataset, plan, fold, settings, weights)
+            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    from nnunet_box.files import read_json
+
+    dice = summary_dice(read_json(folder / "validation" / "summary.json"))
+    say(f"{settings.configuration} fold {settings.fold}: mean foreground Dice {dice:.4f}")
+    return dice
+
+
+def _trained(folder: Path, key: str) -> bool:
+    marker = folder / "trained"
+    return (folder / WEIGHTS).is_file() and marker.is_file() and marker.read_text() == key
+
+
+def validate_fold(dataset: Dataset, plan: Plan, fold: Fold, settings: TrainingSettings, weights: Path) -> None:
+    """Predict the held-out cases as test cases would be, keep their probabilities for selection, and write ``summary.json``."""
+    folder = weights.parent / "validation"
+    cases = {case.id: case for case in dataset.cases}
+    load = partial(load_network, plan=plan, device=choose_device(settings.device))
+    member = Member(settings.configuration, (weights,))
+    held_out = [cases[case_id] for case_id in fold.val]
+    for case in track(held_out, f"Validate {settings.configuration} fold {settings.fold}"):
+        image, geometry = read_image(case)
+        labels = predict_case(
+            image, geometry.spacing, plan, [member], load, InferenceOptions(), folder / f"{case.id}{PROBABILITIES_SUFFIX}"
+        )
+        write_labels_like(prediction_file(folder, case), labels, case.reference_file)
+    pairs = [(case.id, prediction_file(folder, case), case.label) for case in held_out if case.label is not None]
+    write_summary(summarise_pairs(pairs, plan.labels), folder / "summary.json")
+
+
+def prediction_file(folder: Path, case: SourceCase) -> Path:
+    """Where a case's predicted label map lies."""
+    return folder / f"{case.id}.nii.gz"

@@ -1,0 +1,55 @@
+"""``stage.json``: what a finished stage was made from. Same key, nothing to do; other key, redo; missing, unfinished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nnunet_box
+from nnunet_box.files import read_json, write_json
+
+STAGE_FILE = "stage.json"
+
+
+def key_of(parameters: Any) -> str:
+    """Hash of JSON-able parameters, order of keys irrelevant."""
+    return hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def file_facts(paths: list[Path]) -> list[list[Any]]:
+    """Name, size and modification time of files: what says that an input changed, without reading gigabytes."""
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+
+
+def is_done(folder: Path, key: str) -> bool:
+    """Whether the stage in ``folder`` ended with this key."""
+    file = folder / STAGE_FILE
+    return file.is_file() and bool(read_json(file).get("key") == key)
+
+
+@contextmanager
+def stage(folder: Path, key: str, parameters: Any) -> Iterator[None]:
+    """Run a stage; write ``stage.json`` when it ends without an error."""
+    started = time.monotonic()
+    (folder / STAGE_FILE).unlink(missing_ok=True)
+    yield
+    scale = 1 if sys.platform == "darwin" else 1024
+    write_json(
+        folder / STAGE_FILE,
+        {
+            "schema_version": 1,
+            "key": key,
+            "parameters": parameters,
+            "seconds": round(time.monotonic() - started, 2),
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale,
+            "versions": {"nnunet_box": nnunet_box.__version__, "python": platform.python_version()},
+        },
+    )

@@ -1,0 +1,61 @@
+"""The fold ensemble of one configuration or a pair, on one case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_box.inference.export import Grid, labels_on_source
+from nnunet_box.inference.predictor import predict_probabilities
+from nnunet_box.inference.runtime import Runtime
+from nnunet_box.planning.plan import Plan
+from nnunet_box.preprocessing.pipeline import prepare_case
+
+LoadNetwork = Callable[[str, Path], Runtime]
+"""Configuration name and weights' file to a network ready to run."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One configuration's share of an ensemble: a weights' file for each fold."""
+
+    configuration: str
+    weights: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """mirroring: average over flips along all axes. weighting: ``gaussian`` or ``plain`` overlap of windows."""
+
+    mirroring: bool = True
+    weighting: str = "gaussian"
+
+
+def predict_case(
+    image: NDArray[np.float32],
+    spacing: tuple[float, float, float],
+    plan: Plan,
+    members: Sequence[Member],
+    load_network: LoadNetwork,
+    options: InferenceOptions,
+    probabilities_file: Path | None = None,
+) -> NDArray[np.uint8]:
+    """Labels (Z, Y, X) on the file's grid for an image (C, Z, Y, X) with its spacing (mm, Z, Y, X).
+
+    Softmax is averaged over a configuration's folds, then over configurations (paper, Method, Ensembling). Networks are loaded
+    one at a time, so that memory does not grow with their number.
+    """
+    grids: list[Grid] = []
+    for member in members:
+        configuration = plan.configurations[member.configuration]
+        prepared = prepare_case(image, spacing, None, plan, configuration)
+        networks: Iterator[Runtime] = (load_network(member.configuration, weights) for weights in member.weights)
+        probabilities = predict_probabilities(
+            networks, prepared.image, configuration.patch_size, len(plan.labels), options.mirroring, options.weighting
+        )
+        grids.append((probabilities, prepared.placement))
+    return labels_on_source(grids, probabilities_file)

@@ -1,0 +1,104 @@
+"""Sliding-window prediction with mirroring, averaged over networks (paper, Method, Inference)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain, combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_box.inference.runtime import Runtime
+from nnunet_box.inference.tiles import tile_starts, tile_weight
+
+VOXELS_A_CALL = 2_000_000
+"""Patches and mirrored copies are put into one call of the network up to about this many voxels."""
+
+
+def mirror_axes(dimensions: int, mirroring: bool) -> list[tuple[int, ...]]:
+    """All combinations of spatial axes to flip; only the empty one without mirroring."""
+    if not mirroring:
+        return [()]
+    axes = range(dimensions)
+    return list(chain.from_iterable(combinations(axes, count) for count in range(dimensions + 1)))
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Softmax along axis 1, in place."""
+    logits -= logits.max(axis=1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+    return logits
+
+
+def predict_probabilities(
+    networks: Iterable[Runtime],
+    image: NDArray[np.float32],
+    patch: Sequence[int],
+    classes: int,
+    mirroring: bool = True,
+    weighting: str = "gaussian",
+) -> NDArray[np.float32]:
+    """Mean softmax (K, Z, Y, X) of (C, Z, Y, X) over networks, windows and mirrored copies.
+
+    A patch of two axes is moved over every slice along the first axis. Memory does not grow with the number of networks:
+    ``networks`` may be a generator that loads them one by one.
+    """
+    planar = len(patch) == 2
+    edges = (1, *patch) if planar else tuple(patch)
+    padded, inside = _pad(image, edges)
+    weight = tile_weight(edges, weighting)
+    starts = tile_starts(padded.shape[1:], edges)
+    total = np.zeros((classes, *padded.shape[1:]), dtype=np.float32)
+    weights = np.zeros(padded.shape[1:], dtype=np.float32)
+    for start in starts:
+        weights[_window(start, edges)] += weight
+    flips = mirror_axes(len(patch), mirroring)
+    together = max(1, VOXELS_A_CALL // int(np.prod(edges)) // len(flips))
+    count = 0
+    for network in networks:
+        count += 1
+        for first in range(0, len(starts), together):
+            group = starts[first : first + together]
+            patches = np.stack([padded[(slice(None), *_window(start, edges))] for start in group])
+            mean = _mirrored_mean(network, patches[:, :, 0] if planar else patches, flips)
+            for start, probabilities in zip(group, mean, strict=True):
+                total[(slice(None), *_window(start, edges))] += (probabilities[:, None] if planar else probabilities) * weight
+    weights *= count
+    total /= weights
+    return total[(slice(None), *inside)]
+
+
+def _mirrored_mean(
+    network: Runtime, patches: NDArray[np.float32], flips: Sequence[tuple[int, ...]]
+) -> NDArray[np.float32]:
+    """Mean softmax of (B, C, ...) over mirrored copies, turned back."""
+    total: NDArray[np.float32] | None = None
+    voxels = int(np.prod(patches.shape[2:])) * len(patches)
+    together = max(1, VOXELS_A_CALL // voxels)
+    for first in range(0, len(flips), together):
+        group = flips[first : first + together]
+        batch = np.concatenate([np.flip(patches, [axis + 2 for axis in axes]) for axes in group])
+        probabilities = softmax(network(np.ascontiguousarray(batch)))
+        for copy, axes in zip(np.split(probabilities, len(group)), group, strict=True):
+            turned = np.flip(copy, [axis + 2 for axis in axes])
+            total = turned.copy() if total is None else np.add(total, turned, out=total)
+    assert total is not None  # noqa: S101 - there is always the unflipped copy
+    total /= len(flips)
+    return total
+
+
+def _window(start: Sequence[int], edges: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(first, first + edge) for first, edge in zip(start, edges, strict=True))
+
+
+def _pad(image: NDArray[np.float32], edges: Sequence[int]) -> tuple[NDArray[np.float32], tuple[slice, ...]]:
+    """Pad (C, Z, Y, X) with 0 to at least the patch, evenly on both sides; also where the image then lies."""
+    margins, inside = [], []
+    for length, edge in zip(image.shape[1:], edges, strict=True):
+        missing = max(0, edge - length)
+        margins.append((missing // 2, missing - missing // 2))
+        inside.append(slice(missing // 2, missing // 2 + length))
+    if not any(sum(margin) for margin in margins):
+        return image, tuple(inside)
+    return np.pad(image, [(0, 0), *margins]), tuple(inside)

@@ -1,0 +1,63 @@
+"""Running a network with torch: the only module of this room that imports it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from nnunet_box.errors import InvalidData, UsageError
+from nnunet_box.network.unet import UNet
+from nnunet_box.planning.plan import Configuration
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:1`` to a device that is there.
+
+    Raises
+    ------
+    UsageError: no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: auto, cpu, cuda or cuda:<index>.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices.")
+    return device
+
+
+class TorchRuntime:
+    """A U-Net on a device."""
+
+    def __init__(self, network: UNet, device: torch.device) -> None:
+        self.network = network.to(device).eval()
+        self.device = device
+
+    @classmethod
+    def load(cls, weights: Path, configuration: Configuration, inputs: int, classes: int, device: torch.device) -> TorchRuntime:
+        """Network from safetensors.
+
+        Raises
+        ------
+        InvalidData: the file is missing, damaged, or of another network.
+        """
+        with torch.device("meta"):
+            network = UNet(configuration, inputs, classes)
+        try:
+            network.load_state_dict(load_file(weights), assign=True)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InvalidData(weights, "weights of this plan's network", reason, "Train the fold again or restore the bundle.") from error
+        return cls(network, device)
+
+    @torch.inference_mode()
+    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self.network(torch.from_numpy(batch).to(self.device)).float().cpu().numpy()
+        return logits

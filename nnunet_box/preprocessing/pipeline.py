@@ -1,0 +1,113 @@
+"""One case from its file's grid to the network's: crop, resample, normalise. Used for training and for prediction alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_box.planning.plan import Configuration, Plan
+from nnunet_box.preprocessing.crop import Box, bounding_box, box_slices, nonzero_mask
+from nnunet_box.preprocessing.normalise import normalise
+from nnunet_box.preprocessing.resample import Shape, axis_orders, resample_image, resample_labels, resampled_shape
+
+IMAGE_ORDER = 3
+LABEL_ORDER = 1
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The way back from the network's grid to the file's.
+
+    shape: the file's (Z, Y, X). box: what was kept of it. spacing: of the file, mm (Z, Y, X).
+    axis_order: the network's axes in terms of the file's. target_spacing, target_shape: the network's grid, in the file's axes.
+    """
+
+    shape: Shape
+    box: Box
+    spacing: tuple[float, float, float]
+    target_spacing: tuple[float, float, float]
+    target_shape: Shape
+    axis_order: tuple[int, int, int]
+
+    @property
+    def cropped_shape(self) -> Shape:
+        z, y, x = (stop - start for start, stop in self.box)
+        return (z, y, x)
+
+    def to_file_axes(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(C, ...) in the network's axes to (C, Z, Y, X)."""
+        back = np.argsort(self.axis_order)
+        return array.transpose(0, *(int(axis) + 1 for axis in back))
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case on the network's grid, in the network's axes.
+
+    image: (C, Z, Y, X) float32. labels: (Z, Y, X) int8, -1 outside the nonzero mask where the plan uses it; None without labels.
+    """
+
+    image: NDArray[np.float32]
+    labels: NDArray[np.int8] | None
+    placement: Placement
+
+
+def target_spacing(configuration: Configuration, spacing: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Spacing (Z, Y, X) a case is resampled to; slices of a 2D configuration keep their own distance."""
+    target = list(configuration.spacing)
+    if configuration.dimensions == 2:
+        through = (configuration.axis_order or (0, 1, 2))[0]
+        target[through] = spacing[through]
+    return (target[0], target[1], target[2])
+
+
+def prepare_case(
+    image: NDArray[np.float32],
+    spacing: tuple[float, float, float],
+    labels: NDArray[np.uint8] | None,
+    plan: Plan,
+    configuration: Configuration,
+) -> PreparedCase:
+    """Crop to nonzero, resample, normalise, in that order (authors' code of April 2019).
+
+    image: (C, Z, Y, X) in the file's own intensities. spacing: mm (Z, Y, X). labels: (Z, Y, X) or None.
+    """
+    mask = nonzero_mask(image)
+    box = bounding_box(mask)
+    inside = box_slices(box)
+    goal = target_spacing(configuration, spacing)
+    axes = configuration.axis_order or (0, 1, 2)
+    cropped_shape = tuple(stop - start for start, stop in box)
+    goal_shape = resampled_shape(cropped_shape, spacing, goal)
+    outside_value = len(plan.labels)
+    marked = np.zeros(cropped_shape, dtype=np.uint8) if labels is None else labels[inside].copy()
+    keep_mask = plan.use_nonzero_mask
+    if keep_mask:
+        marked[~mask[inside] & (marked == 0)] = outside_value
+    # A copy, as normalisation works in place and the caller keeps the image.
+    cropped = image[(slice(None), *inside)].copy()
+    resampled = resample_image(cropped, goal_shape, axis_orders(spacing, goal, IMAGE_ORDER))
+    on_grid = (
+        resample_labels(marked, goal_shape, axis_orders(spacing, goal, LABEL_ORDER))
+        if labels is not None or keep_mask
+        else np.zeros(0, dtype=np.uint8)
+    )
+    grid_mask = on_grid != outside_value if keep_mask else None
+    normalise(resampled, plan.normalisation, plan.intensities, grid_mask)
+    prepared_labels = None
+    if labels is not None:
+        prepared_labels = on_grid.astype(np.int8)
+        prepared_labels[on_grid == outside_value] = -1
+        prepared_labels = np.ascontiguousarray(prepared_labels.transpose(axes))
+    placement = Placement(
+        shape=(image.shape[1], image.shape[2], image.shape[3]),
+        box=box,
+        spacing=spacing,
+        target_spacing=goal,
+        target_shape=goal_shape,
+        axis_order=(axes[0], axes[1], axes[2]),
+    )
+    turned = np.ascontiguousarray(resampled.transpose(0, *(axis + 1 for axis in axes)))
+    return PreparedCase(turned, prepared_labels, placement)

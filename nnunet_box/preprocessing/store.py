@@ -1,0 +1,101 @@
+"""The case store: preprocessed cases, chunked near the patch size and compressed, so that reading a patch reads a patch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from nnunet_box.errors import InvalidData
+from nnunet_box.files import write_beside
+from nnunet_box.preprocessing.pipeline import PreparedCase
+
+MOST_LOCATIONS = 10_000
+LEAST_SHARE = 0.01
+SEED = 1234
+"""Per class at most 10,000 foreground locations, but at least 1 % of its voxels (nnU-Net's later code; the paper is silent)."""
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """An open case. image: lazy (C, Z, Y, X) float32; labels: lazy (Z, Y, X) int8; locations: label to (n, 3) voxels (z, y, x)."""
+
+    id: str
+    image: Any
+    labels: Any
+    locations: dict[int, NDArray[np.int32]]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        z, y, x = self.labels.shape
+        return (int(z), int(y), int(x))
+
+
+def class_locations(labels: NDArray[np.int8]) -> dict[int, NDArray[np.int32]]:
+    """Voxels (z, y, x) of each foreground label, drawn without replacement where there are many."""
+    random = np.random.default_rng(SEED)
+    found = {}
+    for value in np.unique(labels):
+        if value <= 0:
+            continue
+        voxels = np.argwhere(labels == value).astype(np.int32)
+        keep = max(MOST_LOCATIONS, int(np.ceil(LEAST_SHARE * len(voxels))))
+        if len(voxels) > keep:
+            voxels = voxels[np.sort(random.choice(len(voxels), keep, replace=False))]
+        found[int(value)] = np.ascontiguousarray(voxels)
+    return found
+
+
+def write_case(folder: Path, case_id: str, prepared: PreparedCase, patch: tuple[int, ...]) -> None:
+    """Write one case as a folder ``<case>/`` of ``image.b2nd``, ``labels.b2nd`` and ``locations.safetensors``, whole or not at all.
+
+    Raises
+    ------
+    NnboxError: the disk is full or the folder cannot be written.
+    """
+    assert prepared.labels is not None  # noqa: S101 - a stored case is a training case
+    shape = prepared.labels.shape
+    edges = (1, *patch) if len(patch) == 2 else patch
+    chunk = tuple(min(edge, size) for edge, size in zip(edges, shape, strict=True))
+    with write_beside(folder / case_id) as temporary:
+        temporary.mkdir()
+        for name, array, chunks in (
+            ("image", prepared.image, (1, *chunk)),
+            ("labels", prepared.labels, chunk),
+        ):
+            blosc2.asarray(
+                np.ascontiguousarray(array),
+                urlpath=str(temporary / f"{name}.b2nd"),
+                chunks=chunks,
+                cparams={"codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1},
+            )
+        locations = {str(value): voxels for value, voxels in class_locations(prepared.labels).items()}
+        save_file(locations, temporary / "locations.safetensors", metadata={"case": json.dumps(case_id)})
+
+
+def has_case(folder: Path, case_id: str) -> bool:
+    """Whether the case is in the store."""
+    return (folder / case_id / "locations.safetensors").is_file()
+
+
+def open_case(folder: Path, case_id: str) -> StoredCase:
+    """Open a stored case for reading patches.
+
+    Raises
+    ------
+    InvalidData: it is not there or cannot be opened.
+    """
+    place = folder / case_id
+    try:
+        image = blosc2.open(str(place / "image.b2nd"), mode="r", dparams={"nthreads": 1})
+        labels = blosc2.open(str(place / "labels.b2nd"), mode="r", dparams={"nthreads": 1})
+        locations = {int(value): voxels for value, voxels in load_file(place / "locations.safetensors").items()}
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InvalidData(place, "a preprocessed case", str(error), "Run nnbox preprocess again.") from error
+    return StoredCase(case_id, image, labels, locations)

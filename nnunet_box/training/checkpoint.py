@@ -1,0 +1,60 @@
+"""Checkpoints without pickle: safetensors for tensors, JSON for the rest, the whole folder put in place at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nnunet_box.errors import InvalidData
+from nnunet_box.files import read_json, write_beside, write_json
+
+SCHEMA = 1
+
+
+def save_weights(file: Path, network: nn.Module) -> None:
+    """Network weights alone, whole or not at all."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with write_beside(file) as temporary:
+        save_file(tensors, temporary)
+
+
+def save_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Everything a run needs to go on. state: JSON values (epoch, schedule, moving averages, seed, settings).
+
+    There is no random state to save: batches are a function of (seed, fold, batch number), and the network draws nothing.
+    """
+    with write_beside(folder) as temporary:
+        temporary.mkdir()
+        save_file({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}, temporary / "network.safetensors")
+        moments: dict[str, Tensor] = {}
+        for index, values in optimizer.state_dict()["state"].items():
+            for name, value in values.items():
+                moments[f"{index}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        save_file(moments, temporary / "optimizer.safetensors")
+        write_json(temporary / "state.json", {"schema_version": SCHEMA, **state})
+
+
+def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put a checkpoint's tensors into ``network`` and ``optimizer``; return its ``state``.
+
+    Raises
+    ------
+    InvalidData: a file is missing, damaged, or of another network.
+    """
+    state: dict[str, Any] = read_json(folder / "state.json", schema_version=SCHEMA)
+    try:
+        network.load_state_dict(load_file(folder / "network.safetensors"))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in load_file(folder / "optimizer.safetensors").items():
+            index, name = key.split(".", 1)
+            moments.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InvalidData(folder, "a checkpoint of this run", reason, "Train with --restart to begin anew.") from error
+    return state

@@ -1,0 +1,74 @@
+"""When the learning rate falls and when training ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+INITIAL_RATE = 3e-4
+DROP = 0.2
+PATIENCE_EPOCHS = 30
+LEAST_RATE = 1e-6
+MOST_EPOCHS = 1000
+AVERAGE_WEIGHT = 0.93
+LEAST_IMPROVEMENT = 1e-3
+"""What counts as improvement of the averaged loss (absolute; authors' code of April 2019)."""
+
+
+@dataclass
+class PlateauSchedule:
+    """The paper's schedule: rate x 0.2 when the moving average of the training loss has not improved for 30 epochs, stop below
+    1e-6 or at 1000 epochs. The average's weight (0.93) and the threshold (1e-3) are the authors' code's."""
+
+    rate: float = INITIAL_RATE
+    average: float | None = None
+    best: float | None = None
+    waited: int = 0
+    epochs_done: int = 0
+    most_epochs: int = MOST_EPOCHS
+
+    def end_epoch(self, loss: float) -> None:
+        """Take in an epoch's mean training loss."""
+        self.epochs_done += 1
+        self.average = loss if self.average is None else AVERAGE_WEIGHT * self.average + (1 - AVERAGE_WEIGHT) * loss
+        if self.best is None or self.average < self.best - LEAST_IMPROVEMENT:
+            self.best, self.waited = self.average, 0
+            return
+        self.waited += 1
+        if self.waited > PATIENCE_EPOCHS:
+            self.rate *= DROP
+            self.waited = 0
+
+    @property
+    def finished(self) -> bool:
+        return self.rate < LEAST_RATE or self.epochs_done >= self.most_epochs
+
+
+@dataclass
+class BudgetSchedule:
+    """A named departure for people without a GPU: the whole course of the rate fits into a given number of seconds.
+
+    The rate warms up over the first ``WARM_UP`` of the budget and then falls polynomially to zero as time runs out, so that a
+    run on a slow or a busy machine still ends annealed and on time.
+    """
+
+    seconds: float
+    peak: float
+    spent: float = 0.0
+    epochs_done: int = 0
+
+    WARM_UP = 0.03
+    POWER = 0.9
+
+    @property
+    def rate(self) -> float:
+        done = min(1.0, self.spent / self.seconds)
+        return self.peak * min(1.0, (done + 1e-3) / self.WARM_UP) * max(1e-4, 1 - done) ** self.POWER
+
+    def end_epoch(self, loss: float) -> None:
+        """An epoch is only a unit of report here."""
+        del loss
+        self.epochs_done += 1
+
+    @property
+    def finished(self) -> bool:
+        return self.spent >= self.seconds

@@ -1,0 +1,282 @@
+"""Training one network on one fold (paper, Method, Training)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnunet_box.dataset.splits import Fold
+from nnunet_box.errors import NnboxError, UsageError
+from nnunet_box.files import write_beside
+from nnunet_box.inference.torch_runtime import choose_device
+from nnunet_box.network.unet import UNet
+from nnunet_box.planning.plan import Plan
+from nnunet_box.progress import say
+from nnunet_box.training.batches import VALIDATION, BatchSource, batch_loader
+from nnunet_box.training.budget import SMALLEST_BATCH, batch_size_for, batches_an_epoch, seconds_a_sample
+from nnunet_box.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from nnunet_box.training.loss import segmentation_loss
+from nnunet_box.training.schedule import MOST_EPOCHS, BudgetSchedule, PlateauSchedule
+
+WEIGHT_DECAY = 3e-5
+BATCHES_AN_EPOCH = 250
+VALIDATION_SHARE = 5
+"""One validation batch for every five training batches: 50 for 250 (authors' code of April 2019)."""
+BUDGET_VALIDATION_SHARE = 15
+BUDGET_PEAK_RATE = 1e-3
+CLIP_NORM = 12.0
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """One run. epochs: at most so many, 1000 by default. budget_seconds: fit the run into this time instead. workers: processes
+    that make batches, None chooses. checkpoint_seconds: least time between two checkpoints."""
+
+    configuration: str
+    fold: int
+    seed: int = 12345
+    epochs: int | None = None
+    batches_per_epoch: int = BATCHES_AN_EPOCH
+    budget_seconds: float | None = None
+    device: str = "auto"
+    workers: int | None = None
+    checkpoint_seconds: float = 60.0
+
+    def identity(self) -> dict[str, Any]:
+        """What must stay the same for a checkpoint to be continued."""
+        named = ("configuration", "fold", "seed", "batches_per_epoch")
+        return {key: value for key, value in asdict(self).items() if key in named}
+
+
+@dataclass
+class Progress:
+    """What a run has come to. batch_size and batches_per_epoch are the plan's unless a budget changed them."""
+
+    batch_size: int
+    batches_per_epoch: int
+    epoch: int = 0
+    validation_average: float | None = None
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """A network, its optimiser and its schedule, and where their state is kept.
+
+    Parameters
+    ----------
+    folder: the fold's; receives ``weights.safetensors``, ``checkpoint/`` and ``log.jsonl``.
+    store: the configuration's case store. fold: case ids.
+    """
+
+    def __init__(self, plan: Plan, store: Path, fold: Fold, folder: Path, settings: TrainingSettings) -> None:
+        self.plan, self.store, self.fold, self.folder, self.settings = plan, store, fold, folder, settings
+        self.configuration = plan.configurations[settings.configuration]
+        self.device = choose_device(settings.device)
+        torch.manual_seed(settings.seed * 1000 + settings.fold)
+        self.network = UNet(self.configuration, len(plan.channel_names), len(plan.labels)).to(self.device)
+        # amsgrad as in the authors' code of April 2019; decay is coupled (L2), as Adam's was.
+        self.optimizer = torch.optim.Adam(self.network.parameters(), weight_decay=WEIGHT_DECAY, amsgrad=True)
+        self.schedule: PlateauSchedule | BudgetSchedule
+        if settings.budget_seconds is None:
+            self.schedule = PlateauSchedule(most_epochs=settings.epochs or MOST_EPOCHS)
+        else:
+            self.schedule = BudgetSchedule(settings.budget_seconds, BUDGET_PEAK_RATE)
+        self.progress = Progress(self.configuration.batch_size, settings.batches_per_epoch)
+        self.batch_dice = self.configuration.dimensions == 2 or "3d_lowres" in plan.configurations
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint"
+
+    def run(self, resume: bool) -> Path:
+        """Train to the end; return the weights' file.
+
+        Raises
+        ------
+        UsageError: a checkpoint is there and neither ``resume`` nor a restart was asked for, or it is of another run.
+        NnboxError: the loss is no longer a number.
+        """
+        if (self.checkpoint / "state.json").exists():
+            if not resume:
+                raise UsageError(f"{self.checkpoint} holds an unfinished run: --resume continues it, --restart begins anew.")
+            self._restore()
+        elif self.settings.budget_seconds is not None:
+            self._fit_to_budget(self.settings.budget_seconds)
+        self._epochs()
+        weights = self.folder / WEIGHTS
+        save_weights(weights, self.network)
+        return weights
+
+    def _fit_to_budget(self, seconds: float) -> None:
+        """Measure the machine, choose batch size and epoch length; the time this takes counts as spent."""
+        started = time.monotonic()
+        size = (len(self.plan.channel_names), *self.configuration.patch_size)
+        state = {name: value.clone() for name, value in self.network.state_dict().items()}
+
+        def step(samples: int) -> None:
+            image = torch.zeros((samples, *size), device=self.device)
+            labels = torch.zeros((samples, *size[1:]), dtype=torch.int64, device=self.device)
+            segmentation_loss(self.network(image), labels, self.batch_dice).backward()  # type: ignore[no-untyped-call]
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+
+        sample_seconds = seconds_a_sample(step, SMALLEST_BATCH)
+        self.network.zero_grad(set_to_none=True)
+        self.network.load_state_dict(state)
+        batch = batch_size_for(seconds, sample_seconds, self.configuration.batch_size)
+        length = batches_an_epoch(seconds, sample_seconds * batch, self.settings.batches_per_epoch)
+        self.progress = replace(self.progress, batch_size=batch, batches_per_epoch=length)
+        assert isinstance(self.schedule, BudgetSchedule)  # noqa: S101 - for the type checker
+        self.schedule.spent += time.monotonic() - started
+        say(f"Budget {seconds / 60:.0f} min: batches of {batch} (planned {self.configuration.batch_size}), {sample_seconds * batch:.2f} s each")
+
+    def _source(self, purpose: int) -> BatchSource:
+        validation = purpose == VALIDATION
+        return BatchSource(
+            store=self.store,
+            cases=tuple(self.fold.val if validation else self.fold.train),
+            configuration=self.configuration,
+            batch_size=self.progress.batch_size,
+            mask_image=self.plan.use_nonzero_mask,
+            seed=self.settings.seed,
+            fold=self.settings.fold,
+            purpose=purpose,
+            augment=not validation,
+        )
+
+    def _workers(self) -> int:
+        if self.settings.workers is not None:
+            return self.settings.workers
+        cores = len(_cores())
+        return min(8, max(1, cores - 1)) if self.device.type == "cuda" else min(2, cores - 1)
+
+    def _epochs(self) -> None:
+        length = self.progress.batches_per_epoch
+        share = VALIDATION_SHARE if isinstance(self.schedule, PlateauSchedule) else BUDGET_VALIDATION_SHARE
+        checks = max(1, length // share)
+        training = batch_loader(self._source(0), itertools.count(self.progress.epoch * length), self._workers())
+        validation = batch_loader(self._source(VALIDATION), itertools.count(self.progress.epoch * checks), 0)
+        saved = time.monotonic()
+        while not self.schedule.finished:
+            started = time.monotonic()
+            loss = self._train_epoch(training, length)
+            overlap = self._validate_epoch(validation, checks)
+            self._end_epoch(loss, overlap, time.monotonic() - started)
+            if time.monotonic() - saved >= self.settings.checkpoint_seconds and not self.schedule.finished:
+                self._save()
+                saved = time.monotonic()
+
+    def _train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], count: int) -> float:
+        """One epoch of updates, cut short where a budget ends; returns the mean loss."""
+        self.network.train()
+        losses = []
+        clock = time.monotonic()
+        for image, labels in itertools.islice(batches, count):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.schedule.rate
+            logits = self.network(image.to(self.device, non_blocking=True))
+            loss = segmentation_loss(logits, labels.to(self.device, non_blocking=True), self.batch_dice)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if isinstance(self.schedule, BudgetSchedule):
+                torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
+            self.optimizer.step()
+            losses.append(loss.detach())
+            if isinstance(self.schedule, BudgetSchedule):
+                now = time.monotonic()
+                self.schedule.spent += now - clock
+                clock = now
+                if self.schedule.finished:
+                    break
+        mean = float(torch.stack(losses).mean())
+        if mean != mean:
+            raise NnboxError(
+                f"{self.folder}: the training loss is not a number in epoch {self.progress.epoch}. "
+                "Check the intensities with nnbox check; --resume continues from the last checkpoint."
+            )
+        return mean
+
+    @torch.inference_mode()
+    def _validate_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], count: int) -> float:
+        """Foreground Dice over pooled voxels of a few validation patches: an estimate, for the log and the person watching."""
+        if self.schedule.finished and isinstance(self.schedule, BudgetSchedule):
+            return float("nan")
+        started = time.monotonic()
+        self.network.eval()
+        classes = len(self.plan.labels)
+        counts = torch.zeros((3, classes), dtype=torch.float64)
+        for image, labels in itertools.islice(batches, count):
+            predicted = self.network(image.to(self.device)).argmax(1).cpu()
+            for value in range(1, classes):
+                truth, guess = labels == value, predicted == value
+                counts[:, value] += torch.tensor([(truth & guess).sum(), truth.sum(), guess.sum()], dtype=torch.float64)
+        if isinstance(self.schedule, BudgetSchedule):
+            self.schedule.spent += time.monotonic() - started
+        both = counts[1, 1:] + counts[2, 1:]
+        dice = 2 * counts[0, 1:] / both
+        return float(dice[both > 0].mean()) if bool((both > 0).any()) else float("nan")
+
+    def _end_epoch(self, loss: float, overlap: float, seconds: float) -> None:
+        rate = self.schedule.rate
+        self.schedule.end_epoch(loss)
+        self.progress.epoch += 1
+        self.progress.seconds += seconds
+        line = {"epoch": self.progress.epoch, "loss": loss, "validation_dice": overlap, "rate": rate, "seconds": seconds}
+        self.progress.history.append(line)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        say(
+            f"{self.settings.configuration} fold {self.settings.fold} epoch {self.progress.epoch}: loss {loss:.4f}, "
+            f"validation Dice {overlap:.3f}, rate {rate:.1e}, {self._time_left(seconds)}"
+        )
+
+    def _time_left(self, seconds: float) -> str:
+        if isinstance(self.schedule, BudgetSchedule):
+            return f"{max(0.0, self.schedule.seconds - self.schedule.spent) / 60:.1f} min left"
+        epochs = self.schedule.most_epochs - self.schedule.epochs_done
+        return f"at most {epochs * seconds / 3600:.1f} h left"
+
+    def _save(self) -> None:
+        state = {
+            "settings": self.settings.identity(),
+            "schedule": asdict(self.schedule),
+            "progress": asdict(self.progress),
+        }
+        save_checkpoint(self.checkpoint, self.network, self.optimizer, state)
+
+    def _restore(self) -> None:
+        state = load_checkpoint(self.checkpoint, self.network, self.optimizer)
+        if state["settings"] != self.settings.identity():
+            raise UsageError(f"{self.checkpoint} is of a run with other settings ({state['settings']}); use them, or --restart.")
+        if ("seconds" in state["schedule"]) != isinstance(self.schedule, BudgetSchedule):
+            raise UsageError(f"{self.checkpoint}: one of the two runs has a --budget and the other none; use the same, or --restart.")
+        kept = dict(state["schedule"])
+        # A longer run than first asked for is a fair wish.
+        for name in ("most_epochs", "seconds", "peak"):
+            kept.pop(name, None)
+        self.schedule = replace(self.schedule, **kept)
+        self.progress = Progress(**state["progress"])
+        write_log(self.folder / "log.jsonl", self.progress.history)
+        say(f"Continuing after epoch {self.progress.epoch}")
+
+
+def write_log(file: Path, history: list[dict[str, Any]]) -> None:
+    """The log as the checkpoint knows it: epochs after the checkpoint are done again."""
+    with write_beside(file) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
+
+
+def _cores() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
