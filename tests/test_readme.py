@@ -1,0 +1,98 @@
+"""What the README tells people to type exists: every ``nnbox`` line parses, every make target and link is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "challenges/README.md",
+    "containers/README.md",
+    "docs/results.md",
+    "docs/fidelity.md",
+)
+
+
+def code_lines(page: str) -> list[str]:
+    """Lines of the page's fenced blocks, continued lines joined."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", (REPOSITORY / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+    return [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
+def commands() -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        if (REPOSITORY / page).exists():
+            found += [(page, line) for line in code_lines(page) if line.startswith("nnbox ")]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_command_parses(page, line):
+    from nnunet_box.cli.app import app
+
+    words = shlex.split(line, comments=True)[1:]
+    command = typer.main.get_command(app)
+    path = ["nnbox"]
+    while hasattr(command, "commands"):
+        assert words, f"{page}: {line}: {' '.join(path)} needs a command"
+        path.append(words.pop(0))
+        assert path[-1] in command.commands, f"{page}: {line}: no command {' '.join(path)}"
+        command = command.commands[path[-1]]
+    # Parsing converts and checks every option and argument, without running the command.
+    command.make_context(" ".join(path), words)
+
+
+def test_the_worked_example_is_there():
+    verbs = [line.split()[1] for page, line in commands() if page == "README.md"]
+    for verb in (
+        "convert",
+        "plan",
+        "train-all",
+        "train",
+        "select",
+        "build-submission",
+        "predict",
+        "evaluate",
+        "doctor",
+    ):
+        assert verb in verbs
+
+
+def test_make_targets_exist():
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    targets = {line.split(":")[0] for line in makefile.splitlines() if re.match(r"^[a-z]+:", line)}
+    for page in ("README.md", "CONTRIBUTING.md"):
+        for line in code_lines(page):
+            if line.startswith("make "):
+                assert line.split()[1] in targets, line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    if not (REPOSITORY / page).exists():
+        pytest.skip(f"{page} is not written")
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if not target.startswith(("http:", "https:")):
+            assert (REPOSITORY / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+def test_docker_run_of_the_readme_has_every_hardening_flag():
+    line = next(line for line in code_lines("README.md") if line.startswith("docker run"))
+    for flag in (
+        "--network none",
+        "--read-only",
+        "--tmpfs /tmp",
+        "--cap-drop ALL",
+        "no-new-privileges",
+        "--pids-limit",
+    ):
+        assert flag in line
