@@ -84,7 +84,8 @@ def sweep_temporaries(folder: Path) -> int:
 
 
 def sweep_stale(path: Path) -> int:
-    """Delete what killed processes left beside ``path`` while writing it, and nothing of other names; return how many went.
+    """Delete what killed processes left beside ``path`` while writing it, and nothing of other names; return how many
+    went.
 
     Unlike ``sweep_temporaries`` it is safe while another process writes another name in the same folder.
     """
@@ -96,7 +97,9 @@ def sweep_stale(path: Path) -> int:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented UTF-8 JSON, whole or not at all. NaN becomes null-safe ``NaN`` as nnU-Net writes it."""
+    """Write ``value`` as indented UTF-8 JSON, whole or not at all. NaN becomes null-safe ``NaN`` as nnU-Net writes
+    it.
+    """
     with write_beside(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -113,7 +116,9 @@ def read_json(path: Path, schema_version: int | None = None) -> Any:
     except FileNotFoundError as error:
         raise InvalidData(path, "a JSON file", "no such file", "Run the step that writes it first.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InvalidData(path, "valid JSON", str(error), "Restore the file or run the step that writes it again.") from error
+        raise InvalidData(
+            path, "valid JSON", str(error), "Restore the file or run the step that writes it again."
+        ) from error
     if schema_version is not None:
         found = value.get("schema_version") if isinstance(value, dict) else None
         if found != schema_version:

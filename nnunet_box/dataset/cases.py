@@ -103,10 +103,8 @@ def check_finite(array: NDArray[Any], file: Path) -> None:
 def case_volumes(case: SourceCase) -> dict[Path, Volume]:
     """The files of a case, each read once, in channel order; checked one by one and against each other.
 
-    Raises
-    ------
-    InvalidData: a file is missing, truncated, holds NaN or another number of channels than the case takes from it, or the
-    files' shapes or spacings differ.
+    Raises ------ InvalidData: a file is missing, truncated, holds NaN or another number of channels than the case takes
+    from it, or the files' shapes or spacings differ.
     """
     volumes: dict[Path, Volume] = {}
     for channel in case.channels:
@@ -124,7 +122,9 @@ def case_volumes(case: SourceCase) -> dict[Path, Volume]:
             )
         check_finite(volume.array, channel.path)
         first = next(iter(volumes.values()), volume).geometry
-        if volume.geometry.shape != first.shape or not np.allclose(volume.geometry.spacing, first.spacing, atol=SAME_GRID_MM):
+        if volume.geometry.shape != first.shape or not np.allclose(
+            volume.geometry.spacing, first.spacing, atol=SAME_GRID_MM
+        ):
             raise InvalidData(
                 channel.path,
                 f"shape {first.shape} and spacing {first.spacing} as {case.reference_file.name}",
@@ -158,19 +158,26 @@ def read_image(case: SourceCase) -> tuple[NDArray[np.float32], Geometry]:
 def read_label(file: Path, declared: set[int], image: Path) -> NDArray[np.uint8]:
     """A label map (Z, Y, X), checked against its image's shape and the declared label values.
 
-    Float files are taken where every value is integral (two of Decathlon's hippocampus labels are float32). The label's own
-    grid in space is not looked at: arrays decide, since label headers lie in several challenges.
+    Float files are taken where every value is integral (two of Decathlon's hippocampus labels are float32). The label's
+    own grid in space is not looked at: arrays decide, since label headers lie in several challenges.
 
     Raises
     ------
     InvalidData: missing, truncated, another shape than ``image``, values that are not integral or not declared.
     """
     if not file.is_file():
-        raise InvalidData(file, f"the label of {image.name}", "no such file", "Restore it from the download or remove the image.")
+        raise InvalidData(
+            file, f"the label of {image.name}", "no such file", "Restore it from the download or remove the image."
+        )
     volume = read_volume(file)
     expected = read_header(image)[0].shape
     if volume.array.shape != expected:
-        raise InvalidData(file, f"shape {expected} as {image.name}", f"{volume.array.shape}", "Image and label must match voxel by voxel.")
+        raise InvalidData(
+            file,
+            f"shape {expected} as {image.name}",
+            f"{volume.array.shape}",
+            "Image and label must match voxel by voxel.",
+        )
     check_finite(volume.array, file)
     labels = volume.array
     if not np.issubdtype(labels.dtype, np.integer):
@@ -182,6 +189,9 @@ def read_label(file: Path, declared: set[int], image: Path) -> NDArray[np.uint8]
     unknown = sorted({int(value) for value in np.unique(labels)} - declared)
     if unknown:
         raise InvalidData(
-            file, f"labels {sorted(declared)}", f"undeclared {unknown}", "Correct the label map or declare the value in dataset.json."
+            file,
+            f"labels {sorted(declared)}",
+            f"undeclared {unknown}",
+            "Correct the label map or declare the value in dataset.json.",
         )
     return labels.astype(np.uint8)

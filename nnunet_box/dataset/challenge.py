@@ -74,7 +74,9 @@ class Challenge(Protocol):
     facts: ChallengeFacts
 
     def recognise(self, folder: Path) -> Recognition:
-        """Find the download's cases below ``folder``; raise ``InvalidData`` with the reason where it is not this challenge's."""
+        """Find the download's cases below ``folder``; raise ``InvalidData`` with the reason where it is not this
+        challenge's.
+        """
 
     def convert(self, recognition: Recognition, destination: Path) -> None:
         """Write the nnU-Net v2 raw data set and ``cases.json`` to ``destination``, whole or not at all."""

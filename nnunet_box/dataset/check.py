@@ -66,7 +66,13 @@ def check_case(case: SourceCase, labels: dict[int, str]) -> Iterator[Finding]:
         for channel in case.channels:
             array = channel_array(volumes, channel)
             if array.min() == array.max():
-                yield Finding("warning", str(channel.path), "an image with contrast", f"{array.flat[0]} in every voxel", "Look at the file.")
+                yield Finding(
+                    "warning",
+                    str(channel.path),
+                    "an image with contrast",
+                    f"{array.flat[0]} in every voxel",
+                    "Look at the file.",
+                )
     if case.label is None:
         return
     try:
@@ -76,7 +82,13 @@ def check_case(case: SourceCase, labels: dict[int, str]) -> Iterator[Finding]:
         yield Finding.of(problem)
         return
     if not label.any():
-        yield Finding("warning", str(case.label), "some foreground", "background only", "Leave it if the structure is really absent.")
+        yield Finding(
+            "warning",
+            str(case.label),
+            "some foreground",
+            "background only",
+            "Leave it if the structure is really absent.",
+        )
     yield from _label_grid(case)
 
 
@@ -104,14 +116,34 @@ def _counts(dataset: Dataset) -> Iterator[Finding]:
     file = dataset.folder / "dataset.json"
     announced = read_json(file).get("numTraining")
     if announced is not None and announced != len(dataset.cases):
-        yield Finding("warning", str(file), f"numTraining {announced}", f"{len(dataset.cases)} usable cases", "Correct the number or restore cases.")
+        yield Finding(
+            "warning",
+            str(file),
+            f"numTraining {announced}",
+            f"{len(dataset.cases)} usable cases",
+            "Correct the number or restore cases.",
+        )
     if not dataset.cases:
-        yield Finding("error", str(dataset.folder / "imagesTr"), "training cases", "none", "Convert the download again: nnbox convert.")
+        yield Finding(
+            "error",
+            str(dataset.folder / "imagesTr"),
+            "training cases",
+            "none",
+            "Convert the download again: nnbox convert.",
+        )
     groups = len({case.group for case in dataset.cases})
     if dataset.cases and groups < FOLDS:
-        yield Finding("warning", str(file), f"at least {FOLDS} groups (patients) for cross-validation", f"{groups}", "Add cases.")
+        yield Finding(
+            "warning", str(file), f"at least {FOLDS} groups (patients) for cross-validation", f"{groups}", "Add cases."
+        )
     if (dataset.folder / "cases.json").is_file():
         recorded = {record["id"] for record in read_json(dataset.folder / "cases.json")["cases"]}
         present = {case.id for case in (*dataset.cases, *dataset.test_cases)}
         for case_id in sorted(recorded - present):
-            yield Finding("warning", str(dataset.folder / "cases.json"), f"files of {case_id}", "none usable", "Restore them or convert again.")
+            yield Finding(
+                "warning",
+                str(dataset.folder / "cases.json"),
+                f"files of {case_id}",
+                "none usable",
+                "Restore them or convert again.",
+            )

@@ -57,10 +57,15 @@ def load_dataset(folder: Path, report: Report = _refuse) -> Dataset:
     """
     folder = Path(folder)
     declared = read_json(folder / "dataset.json")
-    channels = tuple(str(name) for _, name in sorted(declared.get("channel_names", {}).items(), key=lambda item: int(item[0])))
+    channels = tuple(
+        str(name) for _, name in sorted(declared.get("channel_names", {}).items(), key=lambda item: int(item[0]))
+    )
     if not channels or "labels" not in declared:
         raise InvalidData(
-            folder / "dataset.json", "channel_names and labels (nnU-Net v2)", f"keys {sorted(declared)}", "Convert the data set: nnbox convert."
+            folder / "dataset.json",
+            "channel_names and labels (nnU-Net v2)",
+            f"keys {sorted(declared)}",
+            "Convert the data set: nnbox convert.",
         )
     labels = _labels(folder / "dataset.json", declared["labels"])
     ending = str(declared.get("file_ending", ".nii.gz"))
@@ -73,10 +78,14 @@ def load_dataset(folder: Path, report: Report = _refuse) -> Dataset:
 
 def _labels(file: Path, declared: dict[str, Any]) -> dict[int, str]:
     if not all(isinstance(value, int) for value in declared.values()):
-        raise InvalidData(file, "one integer a label", "regions or an ignore label", "Region-based training is not supported.")
+        raise InvalidData(
+            file, "one integer a label", "regions or an ignore label", "Region-based training is not supported."
+        )
     labels = {int(value): str(name) for name, value in declared.items()}
     if 0 not in labels or sorted(labels) != list(range(len(labels))):
-        raise InvalidData(file, "labels 0 (background), 1, 2, ... without gaps", f"{sorted(labels)}", "Renumber the labels.")
+        raise InvalidData(
+            file, "labels 0 (background), 1, 2, ... without gaps", f"{sorted(labels)}", "Renumber the labels."
+        )
     return labels
 
 
@@ -87,11 +96,18 @@ def _records(folder: Path) -> CasesFile | None:
     try:
         return CasesFile.model_validate(read_json(file, schema_version=1))
     except ValidationError as error:
-        raise InvalidData(file, "cases.json as nnbox convert writes it", str(error), "Convert the data set again.") from error
+        raise InvalidData(
+            file, "cases.json as nnbox convert writes it", str(error), "Convert the data set again."
+        ) from error
 
 
 def _folder_cases(
-    images: Path, channels: int, ending: str, labels: Path | None, records: dict[str, CaseRecord], report: Report = _refuse
+    images: Path,
+    channels: int,
+    ending: str,
+    labels: Path | None,
+    records: dict[str, CaseRecord],
+    report: Report = _refuse,
 ) -> tuple[SourceCase, ...]:
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(images.glob(f"*{ending}")) if images.is_dir() else []:
@@ -101,11 +117,20 @@ def _folder_cases(
     cases = []
     for case_id, files in sorted(found.items()):
         if sorted(files) != list(range(channels)):
-            report(InvalidData(images, f"{channels} channels of {case_id}", f"channels {sorted(files)}", "Restore the missing file."))
+            report(
+                InvalidData(
+                    images,
+                    f"{channels} channels of {case_id}",
+                    f"channels {sorted(files)}",
+                    "Restore the missing file.",
+                )
+            )
             continue
         label = labels / f"{case_id}{ending}" if labels is not None else None
         if label is not None and not label.is_file():
-            report(InvalidData(label, f"the label of {case_id}", "no such file", "Restore it or remove the case's images."))
+            report(
+                InvalidData(label, f"the label of {case_id}", "no such file", "Restore it or remove the case's images.")
+            )
             continue
         record = records.get(case_id)
         cases.append(
@@ -123,7 +148,9 @@ def _folder_cases(
     for label in sorted(labels.glob(f"*{ending}")) if labels is not None and labels.is_dir() else []:
         if is_volume(label) and label.name[: -len(ending)] not in found:
             expected = images / f"{label.name[: -len(ending)]}_0000{ending}"
-            report(InvalidData(expected, f"the image of {label.name}", "no such file", "Restore it or remove the label."))
+            report(
+                InvalidData(expected, f"the image of {label.name}", "no such file", "Restore it or remove the label.")
+            )
     return tuple(cases)
 
 
@@ -147,7 +174,12 @@ def plain_folder_cases(folder: Path, channels: int) -> tuple[SourceCase, ...]:
             for stem, path in zip(stems, volumes, strict=True)
         )
     else:
-        raise InvalidData(folder, f"{channels} files a case, CASE_0000 to CASE_{channels - 1:04d}", f"{volumes[0].name}", "Rename the channels.")
+        raise InvalidData(
+            folder,
+            f"{channels} files a case, CASE_0000 to CASE_{channels - 1:04d}",
+            f"{volumes[0].name}",
+            "Rename the channels.",
+        )
     return cases
 
 
@@ -172,4 +204,6 @@ def find_dataset(workspace: Path, name: str | None) -> Path:
         return root / name
     if (Path(name) / "dataset.json").is_file():
         return Path(name)
-    raise UsageError(f"No data set {name!r}: not in {root} ({', '.join(known) or 'empty'}) and no folder with a dataset.json.")
+    raise UsageError(
+        f"No data set {name!r}: not in {root} ({', '.join(known) or 'empty'}) and no folder with a dataset.json."
+    )

@@ -46,4 +46,6 @@ class Geometry:
         if not np.all(np.isfinite(direction)) or abs(np.linalg.det(direction)) < 1e-6:
             direction = np.eye(3)
         origin = tuple(float(value) for value in np.nan_to_num(lps[:3, 3], posinf=0.0, neginf=0.0))
-        return cls(shape, spacing, (origin[0], origin[1], origin[2]), tuple(float(value) for value in direction.ravel()))
+        return cls(
+            shape, spacing, (origin[0], origin[1], origin[2]), tuple(float(value) for value in direction.ravel())
+        )

@@ -29,7 +29,8 @@ class Fold(BaseModel):
 def group_folds(cases: Sequence[SourceCase], folds: int = FOLDS, seed: int = SEED) -> list[Fold]:
     """Five-fold cross-validation over groups (paper, Method: patients stay together), balanced over strata.
 
-    Groups of each stratum are shuffled and dealt to the fold that holds the fewest of that stratum, then the fewest cases.
+    Groups of each stratum are shuffled and dealt to the fold that holds the fewest of that stratum, then the fewest
+    cases.
 
     Raises
     ------
@@ -41,7 +42,9 @@ def group_folds(cases: Sequence[SourceCase], folds: int = FOLDS, seed: int = SEE
     for group in sorted(stratum_of):
         strata.setdefault(stratum_of[group], []).append(group)
     if len(stratum_of) < folds:
-        raise InvalidData("splits", f"at least {folds} groups (patients)", f"{len(stratum_of)}", "Add cases or use fewer folds.")
+        raise InvalidData(
+            "splits", f"at least {folds} groups (patients)", f"{len(stratum_of)}", "Add cases or use fewer folds."
+        )
     random = np.random.default_rng(seed)
     held_out: list[list[str]] = [[] for _ in range(folds)]
     load = [0] * folds
@@ -71,18 +74,27 @@ def check_folds(folds: Sequence[Fold], cases: Sequence[SourceCase], file: Path |
     for index, fold in enumerate(folds):
         unknown = sorted(set(fold.train + fold.val) - set(group))
         if unknown:
-            raise InvalidData(file, "ids of this data set", f"{unknown[:3]} in fold {index}", "Delete the file to make new splits.")
+            raise InvalidData(
+                file, "ids of this data set", f"{unknown[:3]} in fold {index}", "Delete the file to make new splits."
+            )
         shared = sorted({group[case] for case in fold.train} & {group[case] for case in fold.val})
         if shared:
             raise InvalidData(
-                file, "each group (patient) on one side of a fold", f"{shared[:3]} on both sides of fold {index}", "Keep a group's cases together."
+                file,
+                "each group (patient) on one side of a fold",
+                f"{shared[:3]} on both sides of fold {index}",
+                "Keep a group's cases together.",
             )
         if not fold.train or not fold.val:
-            raise InvalidData(file, "training and validation cases in each fold", f"an empty side in fold {index}", "Add cases.")
+            raise InvalidData(
+                file, "training and validation cases in each fold", f"an empty side in fold {index}", "Add cases."
+            )
     validated = Counter(case for fold in folds for case in fold.val)
     if set(validated) != set(group) or max(validated.values()) > 1:
         odd = sorted((set(group) ^ set(validated)) | {case for case, times in validated.items() if times > 1})
-        raise InvalidData(file, "each case validated exactly once", f"not so for {odd[:3]}", "Delete the file to make new splits.")
+        raise InvalidData(
+            file, "each case validated exactly once", f"not so for {odd[:3]}", "Delete the file to make new splits."
+        )
 
 
 def load_or_make_folds(file: Path, cases: Sequence[SourceCase]) -> list[Fold]:

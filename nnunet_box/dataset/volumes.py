@@ -23,7 +23,9 @@ JUNK_NAMES = (".DS_Store", "Thumbs.db", "__MACOSX")
 
 
 def is_junk(path: Path) -> bool:
-    """Hidden files (AppleDouble ``._x``, our own temporaries), Finder and Explorer litter: never data, in any download."""
+    """Hidden files (AppleDouble ``._x``, our own temporaries), Finder and Explorer litter: never data, in any
+    download.
+    """
     return path.name.startswith(".") or any(part in JUNK_NAMES for part in path.parts)
 
 
@@ -45,8 +47,8 @@ class Volume:
     """An array with its grid.
 
     array: (Z, Y, X), or (C, Z, Y, X) where the file holds a fourth axis; the file's own values, scale factors applied.
-    geometry: grid of the first three axes.
-    header: facts needed to write a file of the same kind: ``format``, and for NIfTI ``dtype``, ``qform_code``, ``sform_code``.
+    geometry: grid of the first three axes. header: facts needed to write a file of the same kind: ``format``, and for
+    NIfTI ``dtype``, ``qform_code``, ``sform_code``.
     """
 
     array: NDArray[Any]
@@ -92,7 +94,9 @@ def _open_nifti(path: Path) -> Any:
         image = nibabel.load(path)
     except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, zlib.error, ValueError) as error:
         found = f"{path.stat().st_size} bytes that do not open ({error})"
-        raise InvalidData(path, "a NIfTI file", found, "Copy it again from the download; the copy may be incomplete.") from error
+        raise InvalidData(
+            path, "a NIfTI file", found, "Copy it again from the download; the copy may be incomplete."
+        ) from error
     return image
 
 
@@ -109,7 +113,9 @@ def _nifti_header(path: Path, image: Any) -> tuple[Geometry, int, dict[str, Any]
     spatial, channels = _spatial(path, image.shape)
     zooms = [float(abs(zoom)) for zoom in image.header.get_zooms()[:3]]
     if not all(np.isfinite(zooms)) or min(zooms) <= 0:
-        raise InvalidData(path, "positive spacing in pixdim", f"{zooms}", "Set the header's pixdim to the real spacing.")
+        raise InvalidData(
+            path, "positive spacing in pixdim", f"{zooms}", "Set the header's pixdim to the real spacing."
+        )
     geometry = Geometry.from_affine_ras(spatial, image.affine, (zooms[2], zooms[1], zooms[0]))
     facts = {
         "format": "nifti",
@@ -132,14 +138,18 @@ def _nifti_array(path: Path, image: Any, channels: int) -> NDArray[Any]:
         array = np.asanyarray(image.dataobj)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InvalidData(
-            path, f"voxels of shape {image.shape}", f"data that ends early or is corrupt ({error})", "Copy it again from the download."
+            path,
+            f"voxels of shape {image.shape}",
+            f"data that ends early or is corrupt ({error})",
+            "Copy it again from the download.",
         ) from error
     array = array.reshape((*array.shape[:3], channels)) if array.ndim > 4 else array
     return np.ascontiguousarray(array.transpose(tuple(reversed(range(array.ndim)))))
 
 
 def check_gzip(path: Path) -> None:
-    """Read a ``.gz`` to its end, so that its checksum is compared: a file cut after the last voxel, or with a flipped bit, opens.
+    """Read a ``.gz`` to its end, so that its checksum is compared: a file cut after the last voxel, or with a flipped
+    bit, opens.
 
     Raises
     ------
@@ -152,7 +162,9 @@ def check_gzip(path: Path) -> None:
             while stream.read(GZIP_CHUNK):
                 pass
     except (OSError, EOFError, zlib.error) as error:
-        raise InvalidData(path, "a whole gzip file", f"{error}", "Copy it again from the download; the copy is incomplete.") from error
+        raise InvalidData(
+            path, "a whole gzip file", f"{error}", "Copy it again from the download; the copy is incomplete."
+        ) from error
 
 
 def _itk_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
@@ -188,7 +200,9 @@ def _itk_array(path: Path, channels: int) -> NDArray[Any]:
 
 def _itk_refusal(path: Path, error: RuntimeError) -> InvalidData:
     last = str(error).strip().splitlines()[-1]
-    return InvalidData(path, "an image ITK can read", last, "Copy it again; a .mhd needs the .raw file it names beside it.")
+    return InvalidData(
+        path, "an image ITK can read", last, "Copy it again; a .mhd needs the .raw file it names beside it."
+    )
 
 
 def write_nifti(path: Path, array: NDArray[Any], geometry: Geometry) -> None:
@@ -205,7 +219,8 @@ def write_nifti(path: Path, array: NDArray[Any], geometry: Geometry) -> None:
 def save_nifti(path: Path, array: NDArray[Any], geometry: Geometry) -> None:
     """As ``write_nifti``, but straight to ``path``: for files in a folder that is itself put in place as a whole.
 
-    Types NIfTI readers trip over are narrowed: 64-bit floats to 32, 64-bit integers to 32 where they fit, booleans to uint8.
+    Types NIfTI readers trip over are narrowed: 64-bit floats to 32, 64-bit integers to 32 where they fit, booleans to
+    uint8.
     """
     image = nibabel.Nifti1Image(_storable(np.asarray(array)).transpose(2, 1, 0), geometry.affine_ras())
     image.header.set_xyzt_units("mm")
@@ -229,8 +244,9 @@ def _storable(array: NDArray[Any]) -> NDArray[Any]:
 def write_labels_like(path: Path, labels: NDArray[np.uint8], source: Path) -> None:
     """Write a label map (Z, Y, X) on the grid of ``source``, with its header, as the format the name of ``path`` says.
 
-    NIfTI to NIfTI keeps the source's header field by field (quaternion, both forms and their codes, units), so that a scorer
-    that compares headers finds no difference; only type, scaling and the fourth axis change. uint8, slope 1, intercept 0.
+    NIfTI to NIfTI keeps the source's header field by field (quaternion, both forms and their codes, units), so that a
+    scorer that compares headers finds no difference; only type, scaling and the fourth axis change. uint8, slope 1,
+    intercept 0.
 
     Raises
     ------
@@ -264,7 +280,9 @@ def _write_itk(path: Path, labels: NDArray[np.uint8], geometry: Geometry) -> Non
     import SimpleITK as sitk
 
     if path.suffix.lower() == ".mhd":
-        raise UsageError(f"{path}: a .mhd keeps its voxels in a second file and cannot be put in place as one; write .mha.")
+        raise UsageError(
+            f"{path}: a .mhd keeps its voxels in a second file and cannot be put in place as one; write .mha."
+        )
     image = sitk.GetImageFromArray(labels)
     image.SetSpacing(geometry.spacing[::-1])
     image.SetOrigin(geometry.origin)

@@ -1,0 +1,184 @@
+"""``nnbox convert``, ``nnbox challenges`` and ``nnbox check``: from a download to a data set one can trust."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, JsonOption, WorkspaceOption
+from nnunet_box.progress import say
+
+if TYPE_CHECKING:
+    from nnunet_box.dataset.challenge import Challenge
+
+INVALID_DATA = 3
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("convert")(convert)
+    app.command("check")(check)
+    challenges = typer.Typer(help="The challenges that can be converted, scored and submitted to.")
+    challenges.callback(invoke_without_command=True)(list_challenges)
+    challenges.command("show")(show_challenge)
+    app.add_typer(challenges, name="challenges")
+
+
+def convert(
+    challenge: Annotated[str, typer.Option("--challenge", "-c", help="Whose download it is; see nnbox challenges.")],
+    source: Annotated[Path, typer.Argument(help="Folder of the unpacked download.")] = Path(),
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the data set; the challenge's by default.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set of that name.")] = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a challenge's download into an nnU-Net v2 raw data set.
+
+    Every file is read and checked on the way. The data set appears whole or not at all.
+
+    Example: nnbox convert --challenge acdc ACDC/database
+    """
+    import re
+    from dataclasses import replace
+
+    from nnunet_box.dataset.challenge import load_challenge
+    from nnunet_box.errors import UsageError
+
+    adapter = load_challenge(challenge)
+    if name is not None and not re.fullmatch(NAME, name):
+        raise UsageError(f"--name {name!r}: letters, digits, dot, dash and underscore only, since it names folders.")
+    recognition = adapter.recognise(source)
+    recognition = replace(recognition, dataset_name=name or recognition.dataset_name)
+    destination = workspace / "datasets" / recognition.dataset_name
+    _refuse_overwriting(destination, overwrite)
+    for message in recognition.messages:
+        say(f"{challenge}: {message}")
+    adapter.convert(recognition, destination)
+    result = {
+        "dataset": recognition.dataset_name,
+        "folder": str(destination),
+        "training": len(recognition.training),
+        "test": len(recognition.test),
+        "groups": len(set(adapter.groups(recognition.training).values())),
+        "channels": list(recognition.channel_names),
+        "labels": {str(value): label for value, label in sorted(recognition.labels.items())},
+        "messages": list(recognition.messages),
+    }
+    if as_json:
+        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
+    else:
+        typer.echo(str(destination))
+        say(f"{result['training']} training cases in {result['groups']} groups, {result['test']} test cases.")
+        say(f"Next: nnbox train-all {recognition.dataset_name}")
+
+
+def _refuse_overwriting(destination: Path, overwrite: bool) -> None:
+    from nnunet_box.errors import UsageError
+
+    if not destination.exists():
+        return
+    if not overwrite:
+        raise UsageError(f"{destination} exists. Give --overwrite to replace it, or --name for another one.")
+    if not (destination / "dataset.json").is_file():
+        raise UsageError(
+            f"{destination} exists and is no data set (no dataset.json), so --overwrite leaves it alone. Give --name."
+        )
+
+
+def check(
+    dataset: DatasetArgument = None, workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False
+) -> None:
+    """Look at every file of a data set and list all findings at once.
+
+    Ends with exit code 3 if one of them keeps the data set from being used.
+    """
+    from dataclasses import asdict
+
+    from nnunet_box.dataset.check import check_dataset
+    from nnunet_box.dataset.dataset import find_dataset
+
+    folder = find_dataset(workspace, dataset)
+    findings = check_dataset(folder)
+    errors = sum(finding.severity == "error" for finding in findings)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
+    else:
+        for finding in findings:
+            typer.echo(
+                f"{finding.severity}: {finding.file}: expected {finding.expected}; found {finding.found}. {finding.fix}"
+            )
+    say(f"{folder}: {errors} errors, {len(findings) - errors} warnings.")
+    if errors:
+        raise typer.Exit(INVALID_DATA)
+
+
+def list_challenges(context: typer.Context, as_json: JsonOption = False) -> None:
+    """The challenges that can be converted, scored and submitted to."""
+    if context.invoked_subcommand is not None:
+        return
+    from nnunet_box.dataset.challenge import challenge_names, load_challenge
+
+    adapters = [load_challenge(name) for name in challenge_names()]
+    if as_json:
+        typer.echo(json.dumps([_as_dict(adapter) for adapter in adapters], indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    console = Console()
+    for adapter in adapters:
+        _print(console, adapter)
+
+
+def show_challenge(
+    name: Annotated[str, typer.Argument(help="Name of the challenge.")], as_json: JsonOption = False
+) -> None:
+    """One challenge: labels, channels, counts, metrics, submission form, licence, where to get the data."""
+    from nnunet_box.dataset.challenge import load_challenge
+
+    adapter = load_challenge(name)
+    if as_json:
+        typer.echo(json.dumps(_as_dict(adapter), indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    _print(Console(), adapter)
+
+
+def _as_dict(adapter: Challenge) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {"name": adapter.name, "title": adapter.title, **asdict(adapter.facts)}
+
+
+def _print(console: Any, adapter: Challenge) -> None:
+    from rich.table import Table
+
+    facts = adapter.facts
+    table = Table(
+        "Task", "Channels", "Labels", "Training", "Test", title=f"{adapter.name}: {adapter.title}", title_justify="left"
+    )
+    for task in facts.tasks:
+        counts = [str(task.training), str(task.test)]
+        if task.announced is not None:
+            counts = [
+                f"{count} ({announced} announced)" for count, announced in zip(counts, task.announced, strict=True)
+            ]
+        labels = ", ".join(f"{value} {label}" for value, label in task.labels.items() if value)
+        table.add_row(task.name, ", ".join(task.channels), labels, *counts)
+    console.print(table)
+    for what, text in (
+        ("Kept together", facts.group),
+        ("Metrics", facts.metrics),
+        ("Submission", facts.submission),
+        ("Licence", facts.licence),
+        ("Reference", facts.reference),
+        ("Data", facts.obtain),
+    ):
+        console.print(f"  {what}: {text}", soft_wrap=True, highlight=False)
+    console.print()
