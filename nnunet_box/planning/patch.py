@@ -46,16 +46,13 @@ def shrink_until(
 def _next_cut(patch: Shape, typical_shape: Sequence[int], topology: Topology) -> Shape | None:
     """The patch with one axis cut: the one with the largest share of the typical case, the last of them on a tie.
 
-    An axis already at four voxels is spared as long as another one can give: cutting it would make it negative or
-    fractional in the authors' code, which never met such data.
+    An axis keeps at least four voxels; one that has no more is passed over (the authors' code, which never met such
+    data, would go on to fractions). None where no axis can give.
     """
-    steps = [
-        divisor if size // divisor > SMALLEST_FEATURE_MAP else max(divisor // 2, 1)
-        for size, divisor in zip(patch, topology.divisors, strict=True)
-    ]
     by_share = sorted(range(len(patch)), key=lambda axis: (patch[axis] / typical_shape[axis], axis), reverse=True)
-    for least in (SMALLEST_FEATURE_MAP, 1):
-        for axis in by_share:
-            if patch[axis] - steps[axis] >= least:
-                return tuple(size - steps[axis] * (index == axis) for index, size in enumerate(patch))
+    for axis in by_share:
+        divisor = topology.divisors[axis]
+        step = divisor if patch[axis] // divisor > SMALLEST_FEATURE_MAP else max(divisor // 2, 1)
+        if patch[axis] - step >= SMALLEST_FEATURE_MAP:
+            return tuple(size - step * (index == axis) for index, size in enumerate(patch))
     return None
