@@ -1,0 +1,164 @@
+"""From a bundle to an image: what goes into the context, whether the base fits, and the build."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnbox_containers.context import CHUNK_BYTES, BuildContext, ContextFile
+from nnbox_containers.dockerfile import render_dockerfile
+from nnbox_containers.engine import ContainerEngine, ImageFacts, LineListener, StartFailed
+from nnbox_containers.profiles import Profile
+from nnbox_containers.wheelhouse import requirements_text
+from nnunet_box import __version__
+from nnunet_box.bundle import BUNDLE_FILE, Bundle
+from nnunet_box.errors import UsageError
+
+DEFAULT_BASE_IMAGE = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
+# Everything that decides whether a wheel made for this Python installs and runs in the base; the two imports are what
+# making a virtual environment needs, which Debian packages apart.
+PROBE = """
+import json, platform, sys, ensurepip, venv
+version = "%d.%d" % sys.version_info[:2]
+print(json.dumps({"python": version, "machine": platform.machine(), "libc": platform.libc_ver()[0]}))
+"""
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """Everything about an image before an engine sees it."""
+
+    tag: str
+    profile: Profile
+    base_image: str
+    dockerfile: str
+    context: BuildContext
+
+
+def agreed_challenge(folder: Path, bundle: Bundle, challenge: str | None) -> str:
+    """The challenge an image is for: the bundle's, or the one asked for where the bundle names none.
+
+    Raises
+    ------
+    UsageError: the two differ, or neither names one.
+    """
+    if challenge is None and bundle.challenge is None:
+        raise UsageError(f"{folder}: the bundle names no challenge; add --challenge (nnbox challenges lists them).")
+    if challenge is not None and bundle.challenge not in (None, challenge):
+        raise UsageError(
+            f"{folder}: the bundle is for the challenge {bundle.challenge}, not {challenge}: "
+            f"--challenge {bundle.challenge}, or name another DATASET."
+        )
+    return challenge or str(bundle.challenge)
+
+
+def bundle_files(folder: Path, bundle: Bundle) -> tuple[ContextFile, ...]:
+    """The bundle as an image holds it: ``bundle`` as ``bundle.json``, beside the weights it names in ``folder``."""
+    text = json.dumps(bundle.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    weights = [entry.file for member in bundle.members for entry in member.weights]
+    return (
+        ContextFile(f"bundle/{BUNDLE_FILE}", text.encode()),
+        *(ContextFile(f"bundle/{name}", folder / name) for name in weights),
+    )
+
+
+def image_recipe(
+    folder: Path,
+    bundle: Bundle,
+    profile: Profile,
+    wheels: Sequence[Path],
+    *,
+    tag: str,
+    base_image: str = DEFAULT_BASE_IMAGE,
+    base_identifier: str | None = None,
+) -> ImageRecipe:
+    """Decide the Dockerfile and the files of the context; nothing is built, and no engine is asked.
+
+    folder: where the bundle's weights are. bundle: what the image says of itself, challenge and postprocessing included.
+    base_identifier: the engine's name for the very base image, for the labels.
+    """
+    bundled = bundle_files(folder, bundle)
+    requirements = requirements_text(wheels).encode()
+    labels = {
+        "org.opencontainers.image.title": f"nnU-Net for {bundle.dataset}",
+        "org.opencontainers.image.description": profile.title,
+        "org.opencontainers.image.version": __version__,
+        "org.opencontainers.image.base.name": base_image,
+        "nnbox.challenge": bundle.challenge or "",
+        "nnbox.dataset": bundle.dataset,
+        "nnbox.profile": profile.name,
+        "nnbox.postprocessing": bundle.postprocessing.model_dump_json(),
+        "nnbox.model.sha256": files_sha256(bundled),
+        "nnbox.requirements.sha256": hashlib.sha256(requirements).hexdigest(),
+    }
+    if base_identifier is not None:
+        labels["nnbox.base.id"] = base_identifier
+    dockerfile = render_dockerfile(profile, base_image, labels)
+    context = BuildContext(
+        (
+            ContextFile("Dockerfile", dockerfile.encode()),
+            ContextFile("requirements.txt", requirements),
+            *(ContextFile(f"wheels/{wheel.name}", wheel) for wheel in wheels),
+            *bundled,
+        )
+    )
+    return ImageRecipe(tag, profile, base_image, dockerfile, context)
+
+
+def files_sha256(files: Sequence[ContextFile]) -> str:
+    """One SHA-256 over names and contents, in the order of the names; large files are read in pieces."""
+    whole = hashlib.sha256()
+    for file in sorted(files, key=lambda file: file.name):
+        one = hashlib.sha256()
+        if isinstance(file.source, bytes):
+            one.update(file.source)
+        else:
+            with file.source.open("rb") as stream:
+                while piece := stream.read(CHUNK_BYTES):
+                    one.update(piece)
+        whole.update(f"{one.hexdigest()}  {file.name}\n".encode())
+    return whole.hexdigest()
+
+
+def check_base(engine: ContainerEngine, base_image: str) -> str:
+    """Start the base image once and compare its Python with this one, for which the wheels are; return its identifier.
+
+    Raises
+    ------
+    UsageError: it has no python3 that can make a virtual environment, or one that this program's wheels do not fit.
+    ImageMissing: it is not here and cannot be fetched.
+    """
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    ours = {"python": version, "machine": platform.machine(), "libc": platform.libc_ver()[0]}
+    advice = f"--base-image takes another, for example {DEFAULT_BASE_IMAGE}."
+    try:
+        result = engine.run(base_image, ["-c", PROBE], entrypoint=["python3"])
+    except StartFailed as error:
+        raise UsageError(f"Base image {base_image} has no python3 to start: {advice}") from error
+    if result.exit_code != 0:
+        reason = (result.stderr.strip().splitlines() or [f"exit code {result.exit_code}"])[-1]
+        raise UsageError(f"Base image {base_image}: its python3 cannot make a virtual environment ({reason}): {advice}")
+    theirs = json.loads(result.stdout.strip().splitlines()[-1])
+    if theirs != ours:
+        wrong = [f"{key} {theirs[key] or 'unknown'} instead of {ours[key]}" for key in ours if theirs[key] != ours[key]]
+        raise UsageError(
+            f"Base image {base_image} has {', '.join(wrong)}, and wheels of this machine do not fit: "
+            f"{advice} Or run nnbox with the base's Python."
+        )
+    return engine.inspect(base_image).identifier
+
+
+def build_image(engine: ContainerEngine, recipe: ImageRecipe, listen: LineListener) -> ImageFacts:
+    """Build the image of a recipe, telling ``listen`` each line; return its facts.
+
+    Raises
+    ------
+    BuildFailed: with the failing step and the end of its output.
+    """
+    engine.build(recipe.context, recipe.tag, listen)
+    return engine.inspect(recipe.tag)

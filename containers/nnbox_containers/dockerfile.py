@@ -1,0 +1,78 @@
+"""From values to the text of a Dockerfile, without asking anyone: the same values give the same text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from string import Template
+
+from nnbox_containers.profiles import Profile
+from nnunet_box.errors import UsageError
+
+ENTRY_MODULE = "nnunet_box.inference.entry"
+VENV_PYTHON = "/opt/nnbox/venv/bin/python"
+BUNDLE = "/opt/nnbox/bundle"
+
+# The grammar of image names (distribution/reference): a registry may come first, path parts are lower-case.
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REGISTRY = r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?(?::[0-9]+)?"
+_TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_NAME = re.compile(rf"(?:{_REGISTRY}/)?{_PART}(?:/{_PART})*(?P<tag>:{_TAG})?(?P<digest>@sha256:[0-9a-f]{{64}})?")
+
+
+def entrypoint(profile: Profile) -> list[str]:
+    """The image's command, in exec form: no shell stands between it and a signal."""
+    return [VENV_PYTHON, "-m", ENTRY_MODULE, "--bundle", BUNDLE, "--input", profile.input, "--output", profile.output]
+
+
+def render_dockerfile(profile: Profile, base_image: str, labels: Mapping[str, str]) -> str:
+    """The Dockerfile of a submission image; ``labels`` become its last instruction.
+
+    Raises
+    ------
+    UsageError: ``base_image`` is not the name of an image.
+    """
+    if not _NAME.fullmatch(base_image):
+        raise UsageError(f"{base_image!r} is not the name of an image, such as python:3.11-slim.")
+    uid, gid = profile.user.split(":")
+    template = Template(files("nnbox_containers").joinpath("templates", profile.template).read_text(encoding="utf-8"))
+    return template.substitute(
+        base_image=base_image,
+        uid=uid,
+        gid=gid,
+        output=profile.output,
+        entry_module=ENTRY_MODULE,
+        entrypoint=json.dumps(entrypoint(profile)),
+        labels=" \\\n      ".join(f"{_quoted(key)}={_quoted(value)}" for key, value in sorted(labels.items())),
+    )
+
+
+def check_tag(tag: str) -> str:
+    """The tag, if an engine takes it as the name of a new image.
+
+    Raises
+    ------
+    UsageError: it is not a name; says what one looks like.
+    """
+    found = _NAME.fullmatch(tag)
+    if found is None or found["digest"] is not None:
+        raise UsageError(
+            f"--tag {tag!r} is not the name of an image: lower-case letters and digits, parted by . _ - or /, "
+            "then perhaps :VERSION, for example nnbox-acdc:1.0."
+        )
+    return tag if found["tag"] else f"{tag}:latest"
+
+
+def default_tag(dataset: str, version: str) -> str:
+    """``nnbox-<dataset>:<version>``, made a valid name: lower case, everything else a hyphen."""
+    words = re.sub(r"[^a-z0-9_]+", "-", dataset.lower())
+    words = re.sub(r"_{3,}", "__", re.sub(r"[-_]*-[-_]*", "-", words)).strip("-_")
+    return check_tag(f"nnbox-{words or 'dataset'}:{re.sub(r'[^A-Za-z0-9_.-]+', '-', version)}")
+
+
+def _quoted(text: str) -> str:
+    """A label's key or value as the Dockerfile wants it: one line, and no variable of the build is put in."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    return '"' + re.sub(r"\s*[\r\n]+\s*", " ", escaped) + '"'

@@ -1,0 +1,38 @@
+# Rendered by nnbox for the profile "folder". Plain instructions only (no --mount, no heredoc): the Docker SDK drives the
+# classic builder, which knows nothing else. What changes seldom comes first, so that a new model rebuilds one layer.
+
+FROM ${base_image} AS environment
+COPY wheels/ /wheels/
+COPY requirements.txt /wheels/requirements.txt
+RUN python3 -m venv /opt/nnbox/venv \
+ && /opt/nnbox/venv/bin/python -m pip install --no-cache-dir --no-index --find-links /wheels --no-deps -r /wheels/requirements.txt \
+ && /opt/nnbox/venv/bin/python -m pip uninstall --quiet --yes pip
+
+FROM ${base_image}
+USER root
+# Platforms look the user up in passwd, home folder included; a minimal base has no useradd.
+RUN grep -q '^[^:]*:[^:]*:${uid}:' /etc/passwd || echo 'nnbox:x:${uid}:${gid}:nnbox:/tmp:/usr/sbin/nologin' >> /etc/passwd; \
+    grep -q '^[^:]*:[^:]*:${gid}:' /etc/group || echo 'nnbox:x:${gid}:' >> /etc/group
+COPY --from=environment /opt/nnbox/venv /opt/nnbox/venv
+# Nothing but /tmp and ${output} is ever written. USER and LOGNAME name a user where the container is started under an id
+# that passwd does not know. Libraries that start one thread per core at import would run into a limit on processes.
+ENV HOME=/tmp \
+    TMPDIR=/tmp \
+    XDG_CACHE_HOME=/tmp/.cache \
+    USER=nnbox \
+    LOGNAME=nnbox \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    OPENBLAS_NUM_THREADS=1 \
+    NUMEXPR_MAX_THREADS=4 \
+    BLOSC_NTHREADS=4 \
+    ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=4
+COPY bundle/ /opt/nnbox/bundle/
+USER ${uid}:${gid}
+WORKDIR /tmp
+# A wheel that is missing or does not fit the base shows here, not at the organiser's.
+RUN ["/opt/nnbox/venv/bin/python", "-c", "import ${entry_module}"]
+# Python turns SIGINT into KeyboardInterrupt also as the first process, where SIGTERM would be ignored.
+STOPSIGNAL SIGINT
+ENTRYPOINT ${entrypoint}
+LABEL ${labels}

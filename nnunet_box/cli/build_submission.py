@@ -1,0 +1,253 @@
+"""``nnbox build-submission`` and ``nnbox profiles``: from a selected model to an image an organiser runs."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, JsonOption, WorkspaceOption
+from nnunet_box.progress import say
+
+if TYPE_CHECKING:
+    from nnunet_box.bundle import Bundle
+
+
+class PostprocessingRule(StrEnum):
+    """What becomes of small components: cross-validation's decision, nothing, or the paper's rule for LiTS."""
+
+    AUTO = "auto"
+    NONE = "none"
+    LARGEST_COMPONENT = "largest-component"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(help="Make what a challenge takes: an image, or its parts.", no_args_is_help=True)
+    group.command("image")(image)
+    group.command("bundle")(bundle)
+    group.command("wheelhouse")(wheelhouse)
+    app.add_typer(group, name="build-submission")
+    app.command("profiles")(profiles)
+
+
+def image(
+    dataset: DatasetArgument = None,
+    challenge: Annotated[
+        str | None,
+        typer.Option("--challenge", "-c", help="Whose test layout the image reads; the bundle's by default."),
+    ] = None,
+    tag: Annotated[
+        str | None, typer.Option("--tag", "-t", help="The image's name; nnbox-DATASET:VERSION by default.")
+    ] = None,
+    profile: Annotated[str, typer.Option("--profile", help="The organiser's contract; see nnbox profiles.")] = "folder",
+    postprocess: Annotated[
+        PostprocessingRule, typer.Option("--postprocess", help="auto: as cross-validation decided.")
+    ] = PostprocessingRule.AUTO,
+    base_image: Annotated[
+        str | None, typer.Option("--base-image", help="Image with python3 to build on; python:X.Y-slim by default.")
+    ] = None,
+    wheelhouse: Annotated[
+        Path | None, typer.Option("--wheelhouse", help="Folder of wheels; WORKSPACE/wheelhouse by default.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the Dockerfile and the context's files only.")
+    ] = False,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: JsonOption = False,
+) -> None:
+    """Build the image that predicts the challenge's own test folder.
+
+    Needs a container engine; the build itself uses no network. Prints the command that runs the image.
+
+    Example: nnbox build-submission image --challenge acdc --postprocess largest-component
+    """
+    from nnbox_containers import build
+    from nnbox_containers.display import BuildDisplay
+    from nnbox_containers.docker_engine import DockerEngine
+    from nnbox_containers.dockerfile import check_tag, default_tag
+    from nnbox_containers.profiles import load_profile
+    from nnbox_containers.wheelhouse import adapter_distribution, fill_wheelhouse, find_wheel, inference_pins
+    from nnunet_box import __version__
+
+    contract = load_profile(profile)
+    checked_tag = check_tag(tag) if tag is not None else None
+    base = base_image or build.DEFAULT_BASE_IMAGE
+    wheels_folder = wheelhouse or workspace / "wheelhouse"
+    folder, found = _find_bundle(workspace, dataset, challenge)
+    shipped = _shipped(found, build.agreed_challenge(folder, found, challenge), postprocess)
+    adapter = adapter_distribution(str(shipped.challenge))
+    name = checked_tag or default_tag(shipped.dataset, __version__)
+    if dry_run:
+        pins = inference_pins(adapter)
+        here = [wheel for pin in pins if (wheel := find_wheel(wheels_folder, pin)) is not None]
+        planned = build.image_recipe(folder, shipped, contract, here, tag=name, base_image=base)
+        typer.echo(planned.dockerfile)
+        for entry in planned.context.names():
+            typer.echo(f"# context: {entry}")
+        for pin in pins:
+            if find_wheel(wheels_folder, pin) is None:
+                typer.echo(f"# context: wheels/ of {pin}, to be fetched")
+        typer.echo("# context: wheels/ of nnunet_box itself, to be packed")
+        return
+    engine = DockerEngine()
+    # Before the wheels: whoever has no engine, or the wrong base, learns it in a second and not after a download.
+    base_identifier = build.check_base(engine, base)
+    wheels = fill_wheelhouse(wheels_folder, adapter)
+    recipe = build.image_recipe(
+        folder, shipped, contract, wheels, tag=name, base_image=base, base_identifier=base_identifier
+    )
+    with BuildDisplay(f"Building {name} from {folder}") as display:
+        facts = build.build_image(engine, recipe, display)
+    run_line = contract.run_line(name)
+    if as_json:
+        result = {"tag": name, "id": facts.identifier, "size_bytes": facts.size_bytes, "labels": dict(facts.labels)}
+        typer.echo(json.dumps(result | {"challenge": shipped.challenge, "run": run_line}, indent=1))
+        return
+    say(f"{name}: {facts.size_bytes / 1e6:.0f} MB, {facts.identifier}, user {facts.user}")
+    say("Run it, with absolute paths for TEST_FOLDER and OUT:")
+    typer.echo(run_line)
+
+
+def bundle(
+    dataset: DatasetArgument = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write; WORKSPACE/bundles/DATASET by default.")
+    ] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+) -> None:
+    """Gather what selection chose, weights and postprocessing, into one portable folder.
+
+    Example: nnbox build-submission bundle acdc -o acdc-bundle
+    """
+    from nnunet_box.dataset.dataset import find_dataset
+    from nnunet_box.workspace import Workspace
+
+    paths = Workspace(workspace, find_dataset(workspace, dataset).name)
+    destination = output or paths.bundle
+    _write_bundle(workspace, paths.dataset, destination)
+    typer.echo(str(destination))
+
+
+def wheelhouse(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to fill; WORKSPACE/wheelhouse by default.")
+    ] = None,
+    challenge: Annotated[
+        str | None, typer.Option("--challenge", "-c", help="Needed only if its adapter is a third party's.")
+    ] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: JsonOption = False,
+) -> None:
+    """Collect the wheels an image needs, so that it can be built where there is no network.
+
+    Example: nnbox build-submission wheelhouse -o wheels
+    """
+    from nnbox_containers.wheelhouse import adapter_distribution, fill_wheelhouse
+
+    folder = output or workspace / "wheelhouse"
+    wheels = fill_wheelhouse(folder, adapter_distribution(challenge) if challenge is not None else None)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(folder), "wheels": [wheel.name for wheel in wheels]}, indent=1))
+    else:
+        for wheel in wheels:
+            typer.echo(str(wheel))
+    say(f"{folder}: {len(wheels)} wheels, {sum(wheel.stat().st_size for wheel in wheels) / 1e6:.0f} MB")
+    say(f"Next: nnbox build-submission image --wheelhouse {folder}")
+
+
+def profiles(as_json: JsonOption = False) -> None:
+    """The organisers' contracts an image can be built for."""
+    from dataclasses import asdict
+
+    from nnbox_containers.profiles import PROFILES
+
+    if as_json:
+        listed = [asdict(profile) | {"run": profile.run_line("IMAGE")} for profile in PROFILES.values()]
+        typer.echo(json.dumps(listed, indent=1))
+        return
+    for profile in PROFILES.values():
+        typer.echo(f"{profile.name}: {profile.title}")
+        typer.echo(f"  runs as      {profile.run_line('IMAGE')}")
+        typer.echo(f"  works under  {' '.join(profile.strictest.arguments())}")
+
+
+def _find_bundle(workspace: Path, dataset: str | None, challenge: str | None) -> tuple[Path, Bundle]:
+    """The folder of the bundle that is meant, and its content; made first where a selection exists and no bundle."""
+    from nnunet_box.bundle import BUNDLE_FILE, load_bundle
+    from nnunet_box.errors import UsageError
+    from nnunet_box.workspace import Workspace
+
+    name = dataset if dataset is not None else _only_bundle(workspace, challenge)
+    if (Path(name) / BUNDLE_FILE).is_file():
+        folder = Path(name)
+    else:
+        # A dataset may also be named by the path of its folder.
+        paths = Workspace(workspace, Path(name).name)
+        folder = paths.bundle
+        if not folder.is_dir():
+            if not paths.selection.is_file():
+                raise UsageError(f"No trained model of {paths.dataset} in {workspace}: nnbox train-all {paths.dataset}")
+            _write_bundle(workspace, paths.dataset, folder)
+    return folder, load_bundle(folder, check_weights=True)
+
+
+def _only_bundle(workspace: Path, challenge: str | None) -> str:
+    """Name of the one dataset that is ready; of several, the one that belongs to ``challenge``."""
+    from nnunet_box.bundle import load_bundle
+    from nnunet_box.errors import UsageError
+
+    bundles = {path.parent.name for path in (workspace / "bundles").glob("[!.]*/bundle.json")}
+    selected = {path.parent.name for path in (workspace / "models").glob("[!.]*/selection.json")}
+    ready = sorted(bundles | selected)
+    if not ready:
+        raise UsageError(f"{workspace} holds no trained model: nnbox train-all, or --workspace for another folder.")
+    if len(ready) > 1 and challenge is not None:
+        ready = [
+            name
+            for name in ready
+            if name == challenge
+            or (name in bundles and load_bundle(workspace / "bundles" / name).challenge == challenge)
+        ] or ready
+    if len(ready) > 1:
+        raise UsageError(f"Which data set? {workspace} holds models of {', '.join(ready)}; name one.")
+    return ready[0]
+
+
+def _write_bundle(workspace: Path, dataset: str, destination: Path) -> None:
+    from nnunet_box.bundle import write_bundle
+    from nnunet_box.dataset.dataset import find_dataset, load_dataset
+    from nnunet_box.evaluation.selection import load_selection
+    from nnunet_box.planning.plan import load_plan
+    from nnunet_box.workspace import Workspace
+
+    paths = Workspace(workspace, dataset)
+    selection = load_selection(paths.selection)
+    write_bundle(
+        destination,
+        dataset=dataset,
+        challenge=load_dataset(find_dataset(workspace, dataset)).challenge,
+        plan=load_plan(paths.plan),
+        weights={
+            configuration: {fold: paths.fold(configuration, fold) / "weights.safetensors" for fold in selection.folds}
+            for configuration in selection.chosen
+        },
+        postprocessing=selection.postprocessing,
+        cross_validation_dice=selection.best.mean_foreground_dice,
+    )
+    say(f"Bundled {dataset} ({'+'.join(selection.chosen)}) into {destination}")
+
+
+def _shipped(bundle: Bundle, challenge: str, rule: PostprocessingRule) -> Bundle:
+    """The bundle as the image holds it, with the challenge and the postprocessing asked for."""
+    from nnunet_box.evaluation.postprocessing import Postprocessing, largest_foreground
+
+    update: dict[str, object] = {"challenge": challenge}
+    if rule is PostprocessingRule.NONE:
+        update["postprocessing"] = Postprocessing()
+    elif rule is PostprocessingRule.LARGEST_COMPONENT:
+        update["postprocessing"] = largest_foreground(bundle.labels)
+    return bundle.model_copy(update=update)
