@@ -82,7 +82,8 @@ def label_counts(matrix: NDArray[np.int64], label: int) -> Counts:
 
 def label_boxes(labels: NDArray[np.uint8]) -> dict[int, Box]:
     """Bounding box of each label > 0 that occurs in a label map (Z, Y, X), all in one pass."""
-    return {index: box for index, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
+    boxes = ndimage.find_objects(labels) if labels.size else []
+    return {label: box for label, box in enumerate(boxes, start=1) if box is not None}
 
 
 def union_box(boxes: Iterable[Box | None]) -> Box | None:
