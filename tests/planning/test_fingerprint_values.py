@@ -93,6 +93,11 @@ def test_impossible_values_are_refused(change: dict[str, Any], at_fault: str, tm
     assert at_fault in refusal.value.found
 
 
+def test_a_rounding_error_between_quantiles_is_no_fault() -> None:
+    values = INTENSITIES | {"percentile_99_5": 5420.0000000000009, "maximum": 5420.0}
+    assert Fingerprint.model_validate(CONTRACT | {"intensities": [values, values]}).intensities is not None
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "null", '"spacings"'])
 def test_something_else_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "fingerprint.json"

@@ -66,6 +66,12 @@ def test_a_short_side_stops_a_long_one() -> None:
     assert net.pool_kernel_sizes == ((2, 2), (2, 2), (1, 2))
 
 
+def test_a_finer_axis_is_pooled_until_it_has_caught_up() -> None:
+    net = pool_by_spacing((64, 64), (1.0, 4.0))
+    # y: 1, 2, 4 mm, then both; at 16 mm y has four pixels left, so x goes on alone, once.
+    assert net.pool_kernel_sizes == ((2, 1), (2, 1), (2, 2), (2, 2), (1, 2))
+
+
 @pytest.mark.parametrize(("coarse", "first"), [(1.79, (2, 2)), (1.81, (2, 1))])
 def test_in_plane_axes_are_pooled_together_within_a_factor_of_1_8(coarse: float, first: tuple[int, int]) -> None:
     assert pool_by_spacing((64, 64), (1.0, coarse)).pool_kernel_sizes[0] == first
