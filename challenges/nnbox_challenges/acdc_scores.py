@@ -41,6 +41,7 @@ def evaluate(predictions: Path, references: Path, labels: dict[int, str]) -> dic
     files = reference_files(references)
     pairs = pair(label_files(predictions), files)
     cases = [_case(*item, labels) for item in track(pairs, "Scoring")]
+    patients = _ejection_fractions(cases)
     names = [name for value, name in sorted(labels.items()) if value]
     structures = {name: {phase: _summary(cases, name, phase) for phase in PHASES} for name in names}
     return {
@@ -48,9 +49,13 @@ def evaluate(predictions: Path, references: Path, labels: dict[int, str]) -> dic
         "cases": len(cases),
         "missing": sorted(set(files) - {case for case, _, _ in pairs}),
         "structures": structures,
-        "ejection_fraction": {name: _ejection(cases, name) for name in CAVITIES},
+        "ejection_fraction": {
+            name: agreement([p[name]["predicted"] for p in patients], [p[name]["reference"] for p in patients])
+            for name in CAVITIES
+        },
         "mean": {"dice": mean(structures[name][phase]["dice"] for name in names for phase in PHASES)},
         "per_case": cases,
+        "per_patient": patients,
     }
 
 
@@ -124,22 +129,23 @@ def _summary(cases: list[dict[str, Any]], name: str, phase: str) -> dict[str, An
     }
 
 
-def _ejection(cases: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    volumes = {case["case"]: case["structures"][name] for case in cases}
-    patients = sorted(
-        {case["patient"] for case in cases if all(f"{case['patient']}_{phase}" in volumes for phase in PHASES)}
-    )
-    fractions = {
-        key: [_fraction(*(volumes[f"{patient}_{phase}"][key] for phase in PHASES)) for patient in patients]
-        for key in ("volume_ml", "reference_volume_ml")
-    }
-    per_patient = {
-        patient: {"predicted": predicted, "reference": reference}
-        for patient, predicted, reference in zip(
-            patients, fractions["volume_ml"], fractions["reference_volume_ml"], strict=True
-        )
-    }
-    return {**agreement(fractions["volume_ml"], fractions["reference_volume_ml"]), "per_patient": per_patient}
+def _ejection_fractions(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Predicted and reference ejection fraction of each cavity, of the patients with both phases."""
+    structures = {case["case"]: case["structures"] for case in cases}
+    patients = []
+    for patient in sorted({case["patient"] for case in cases}):
+        phases = [structures.get(f"{patient}_{phase}") for phase in PHASES]
+        if None in phases:
+            continue
+        fractions = {
+            name: {
+                side: _fraction(*(phase[name][key] for phase in phases if phase is not None))
+                for side, key in (("predicted", "volume_ml"), ("reference", "reference_volume_ml"))
+            }
+            for name in CAVITIES
+        }
+        patients.append({"patient": patient, **fractions})
+    return patients
 
 
 def _fraction(diastole_ml: float, systole_ml: float) -> float:

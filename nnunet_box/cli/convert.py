@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from nnunet_box.dataset.challenge import Challenge
 
 INVALID_DATA = 3
+WIDTH_OF_A_PIPE = 200
+"""Columns where stdout is no terminal: a table that is read by a program must not be cut at 80."""
+
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 
 
@@ -128,11 +132,8 @@ def list_challenges(context: typer.Context, as_json: JsonOption = False) -> None
     if as_json:
         typer.echo(json.dumps([_as_dict(adapter) for adapter in adapters], indent=1, ensure_ascii=False))
         return
-    from rich.console import Console
-
-    console = Console()
     for adapter in adapters:
-        _print(console, adapter)
+        _print(adapter)
 
 
 def show_challenge(
@@ -145,9 +146,7 @@ def show_challenge(
     if as_json:
         typer.echo(json.dumps(_as_dict(adapter), indent=1, ensure_ascii=False))
         return
-    from rich.console import Console
-
-    _print(Console(), adapter)
+    _print(adapter)
 
 
 def _as_dict(adapter: Challenge) -> dict[str, Any]:
@@ -156,9 +155,11 @@ def _as_dict(adapter: Challenge) -> dict[str, Any]:
     return {"name": adapter.name, "title": adapter.title, **asdict(adapter.facts)}
 
 
-def _print(console: Any, adapter: Challenge) -> None:
+def _print(adapter: Challenge) -> None:
+    from rich.console import Console
     from rich.table import Table
 
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH_OF_A_PIPE)
     facts = adapter.facts
     table = Table(
         "Task", "Channels", "Labels", "Training", "Test", title=f"{adapter.name}: {adapter.title}", title_justify="left"

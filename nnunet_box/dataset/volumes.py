@@ -111,7 +111,7 @@ def _spatial(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], 
 
 def _nifti_header(path: Path, image: Any) -> tuple[Geometry, int, dict[str, Any]]:
     spatial, channels = _spatial(path, image.shape)
-    zooms = [float(abs(zoom)) for zoom in image.header.get_zooms()[:3]]
+    zooms = _stored_zooms(path, image)
     if not all(np.isfinite(zooms)) or min(zooms) <= 0:
         raise InvalidData(
             path, "positive spacing in pixdim", f"{zooms}", "Set the header's pixdim to the real spacing."
@@ -131,6 +131,13 @@ def _nifti_header(path: Path, image: Any) -> tuple[Geometry, int, dict[str, Any]
         "axis_codes": "".join(code or "?" for code in nibabel.aff2axcodes(geometry.affine_ras())),
     }
     return geometry, channels, facts
+
+
+def _stored_zooms(path: Path, image: Any) -> list[float]:
+    """Spacing (x, y, z) as the file says it; nibabel's own header turns a 0 into 1 mm without a word."""
+    with nibabel.openers.Opener(str(path)) as stream:
+        stored = type(image.header).from_fileobj(stream, check=False)
+    return [float(abs(zoom)) for zoom in stored["pixdim"][1:4]]
 
 
 def _nifti_array(path: Path, image: Any, channels: int) -> NDArray[Any]:
