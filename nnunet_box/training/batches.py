@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,12 +88,12 @@ def _one_slice(case: StoredCase, plane: int) -> StoredCase:
     return StoredCase(case.id, case.image, case.labels, {value: voxels for value, voxels in kept.items() if len(voxels)})
 
 
-def batch_loader(source: BatchSource, numbers: Sequence[int], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batch_loader(source: BatchSource, numbers: Iterable[int], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches ``numbers``, in order whatever the number of worker processes; 0 makes them in this process."""
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         BatchSet(source),
         batch_size=None,
-        sampler=list(numbers),
+        sampler=numbers,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         multiprocessing_context="spawn" if workers else None,
