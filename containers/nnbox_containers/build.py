@@ -14,7 +14,7 @@ from nnbox_containers.context import CHUNK_BYTES, BuildContext, ContextFile
 from nnbox_containers.dockerfile import render_dockerfile
 from nnbox_containers.engine import ContainerEngine, ImageFacts, LineListener, StartFailed
 from nnbox_containers.profiles import Profile
-from nnbox_containers.wheelhouse import requirements_text
+from nnbox_containers.wheelhouse import Pin
 from nnunet_box import __version__
 from nnunet_box.bundle import BUNDLE_FILE, Bundle
 from nnunet_box.errors import UsageError
@@ -58,7 +58,7 @@ def agreed_challenge(folder: Path, bundle: Bundle, challenge: str | None) -> str
 
 
 def bundle_files(folder: Path, bundle: Bundle) -> tuple[ContextFile, ...]:
-    """The bundle as an image holds it: ``bundle`` as ``bundle.json``, beside the weights it names in ``folder``."""
+    """The bundle as an image holds it: ``bundle`` as ``bundle.json``, and the weights of ``folder``."""
     text = json.dumps(bundle.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
     weights = [entry.file for member in bundle.members for entry in member.weights]
     return (
@@ -71,6 +71,7 @@ def image_recipe(
     folder: Path,
     bundle: Bundle,
     profile: Profile,
+    pins: Sequence[Pin],
     wheels: Sequence[Path],
     *,
     tag: str,
@@ -79,11 +80,13 @@ def image_recipe(
 ) -> ImageRecipe:
     """Decide the Dockerfile and the files of the context; nothing is built, and no engine is asked.
 
-    folder: where the bundle's weights are. bundle: what the image says of itself, challenge and postprocessing included.
+    folder: where the bundle's weights are. bundle: what the image says of itself, its challenge included.
+    pins, wheels: what ``inference_pins`` and ``fill_wheelhouse`` return, nnunet_box's own wheel last.
     base_identifier: the engine's name for the very base image, for the labels.
     """
     bundled = bundle_files(folder, bundle)
-    requirements = requirements_text(wheels).encode()
+    *needed, program = wheels
+    requirements = "".join(f"{pin}\n" for pin in pins).encode()
     labels = {
         "org.opencontainers.image.title": f"nnU-Net for {bundle.dataset}",
         "org.opencontainers.image.description": profile.title,
@@ -103,7 +106,8 @@ def image_recipe(
         (
             ContextFile("Dockerfile", dockerfile.encode()),
             ContextFile("requirements.txt", requirements),
-            *(ContextFile(f"wheels/{wheel.name}", wheel) for wheel in wheels),
+            *(ContextFile(f"wheels/{wheel.name}", wheel) for wheel in needed),
+            ContextFile(f"program/{program.name}", program),
             *bundled,
         )
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, entry_points
 from importlib.util import find_spec
@@ -137,12 +136,6 @@ def fill_wheelhouse(folder: Path, adapter: str | None = None) -> tuple[Path, ...
         with write_beside(own) as temporary:
             temporary.write_bytes(content)
     return (*wheels, own)
-
-
-def requirements_text(wheels: Iterable[Path]) -> str:
-    """A requirements file that pins each wheel by version."""
-    pins = (parse_wheel_filename(wheel.name)[:2] for wheel in wheels)
-    return "".join(f"{name}=={version}\n" for name, version in sorted(pins))
 
 
 def _require_adapter(folder: Path, adapter: str, missing: list[Pin]) -> None:

@@ -81,24 +81,21 @@ def image(
     shipped = _shipped(found, build.agreed_challenge(folder, found, challenge), postprocess)
     adapter = adapter_distribution(str(shipped.challenge))
     name = checked_tag or default_tag(shipped.dataset, __version__)
+    pins = inference_pins(adapter)
     if dry_run:
-        pins = inference_pins(adapter)
-        here = [wheel for pin in pins if (wheel := find_wheel(wheels_folder, pin)) is not None]
-        planned = build.image_recipe(folder, shipped, contract, here, tag=name, base_image=base)
+        fetched = [find_wheel(wheels_folder, pin) or Path(f"{pin} (to be fetched)") for pin in pins]
+        own = Path("nnunet_box (to be packed)")
+        planned = build.image_recipe(folder, shipped, contract, pins, [*fetched, own], tag=name, base_image=base)
         typer.echo(planned.dockerfile)
         for entry in planned.context.names():
             typer.echo(f"# context: {entry}")
-        for pin in pins:
-            if find_wheel(wheels_folder, pin) is None:
-                typer.echo(f"# context: wheels/ of {pin}, to be fetched")
-        typer.echo("# context: wheels/ of nnunet_box itself, to be packed")
         return
     engine = DockerEngine()
     # Before the wheels: whoever has no engine, or the wrong base, learns it in a second and not after a download.
     base_identifier = build.check_base(engine, base)
     wheels = fill_wheelhouse(wheels_folder, adapter)
     recipe = build.image_recipe(
-        folder, shipped, contract, wheels, tag=name, base_image=base, base_identifier=base_identifier
+        folder, shipped, contract, pins, wheels, tag=name, base_image=base, base_identifier=base_identifier
     )
     with BuildDisplay(f"Building {name} from {folder}") as display:
         facts = build.build_image(engine, recipe, display)

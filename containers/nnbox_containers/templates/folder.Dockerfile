@@ -5,7 +5,10 @@ FROM ${base_image} AS environment
 COPY wheels/ /wheels/
 COPY requirements.txt /wheels/requirements.txt
 RUN python3 -m venv /opt/nnbox/venv \
- && /opt/nnbox/venv/bin/python -m pip install --no-cache-dir --no-index --find-links /wheels --no-deps -r /wheels/requirements.txt \
+ && /opt/nnbox/venv/bin/python -m pip install --no-cache-dir --no-index --find-links /wheels --no-deps -r /wheels/requirements.txt
+# Apart from what it needs: another version of the program does not install torch again.
+COPY program/ /program/
+RUN /opt/nnbox/venv/bin/python -m pip install --no-cache-dir --no-index --no-deps /program/*.whl \
  && /opt/nnbox/venv/bin/python -m pip uninstall --quiet --yes pip
 
 FROM ${base_image}

@@ -1,0 +1,96 @@
+"""A small bundle, small wheels, and a stand-in for the program inside an image."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from nnunet_box.bundle import Bundle, load_bundle, write_bundle
+from nnunet_box.evaluation.postprocessing import Postprocessing
+from nnunet_box.files import TEMPORARY_MARK
+from nnunet_box.planning.fingerprint import Fingerprint
+from nnunet_box.planning.planner import make_plan
+
+# What answers as `python -m nnunet_box.inference.entry` in an image without torch: it tells how it was started, and
+# writes one file where the real one would.
+PROBE_ENTRY = """
+import json, os, pathlib, sys
+
+def refused(path):
+    try:
+        pathlib.Path(path, "probe").write_text("x")
+        return False
+    except OSError:
+        return True
+
+if __name__ == "__main__":
+    options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+    bundle = json.loads(pathlib.Path(options["--bundle"], "bundle.json").read_text())
+    facts = {
+        "options": options, "challenge": bundle["challenge"], "uid": os.getuid(), "gid": os.getgid(),
+        "home": os.path.expanduser("~"), "unbuffered": os.environ["PYTHONUNBUFFERED"],
+        "root_refused": refused("/"), "bundle_refused": refused(options["--bundle"]), "tmp_refused": refused("/tmp"),
+        "input_refused": refused(options["--input"]), "network": sorted(os.listdir("/sys/class/net")),
+        "shm": os.statvfs("/dev/shm").f_frsize * os.statvfs("/dev/shm").f_blocks,
+        "status": pathlib.Path("/proc/self/status").read_text(),
+        "modes": {str(p): oct(p.stat().st_mode & 0o777) for p in pathlib.Path(options["--bundle"]).rglob("*")},
+        "inputs": sorted(os.listdir(options["--input"])),
+    }
+    pathlib.Path(options["--output"], "probe.json").write_text(json.dumps(facts))
+    print("probe done")
+"""
+
+
+def write_wheel(folder: Path, name: str, version: str, files: dict[str, str]) -> Path:
+    """A pure wheel with these files; pip wants RECORD, and takes it without hashes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    metadata = {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for inside, text in {**files, **metadata}.items():
+            # A fixed time: equal files make equal wheels, and the engine's layer cache hits.
+            archive.writestr(zipfile.ZipInfo(inside), text)
+        archive.writestr(f"{info}/RECORD", "".join(f"{inside},,\n" for inside in [*files, *metadata, f"{info}/RECORD"]))
+    return path
+
+
+def make_bundle(folder: Path, challenge: str | None = "acdc", dataset: str = "acdc") -> Bundle:
+    """A bundle with random bytes for weights: nothing here looks into them."""
+    fingerprint = Fingerprint(
+        spacings=((1.0, 1.0, 1.0),),
+        sizes=((20, 20, 20),),
+        cases=10,
+        modalities=("MRI",),
+        foreground_classes=3,
+        size_after_crop_ratio=1.0,
+    )
+    labels = {0: "background", 1: "RV", 2: "MLV", 3: "LVC"}
+    source = folder.parent / f"{folder.name}-weights"
+    source.mkdir(parents=True)
+    weights = {fold: source / f"{fold}.safetensors" for fold in (0, 1)}
+    for fold, path in weights.items():
+        path.write_bytes(bytes([fold]) * (3 << 20))
+    write_bundle(
+        folder,
+        dataset=dataset,
+        challenge=challenge,
+        plan=make_plan(fingerprint, dataset, labels),
+        weights={"2d": weights},
+        postprocessing=Postprocessing(steps=((2,),)),
+    )
+    return load_bundle(folder)
+
+
+def probe_wheel(folder: Path, entry: str = PROBE_ENTRY) -> Path:
+    """The stand-in for nnunet_box, with ``entry`` for its inference.entry module."""
+    files = {"nnunet_box/__init__.py": "", "nnunet_box/inference/__init__.py": ""}
+    return write_wheel(folder, "nnunet_box", "0.0.1", {**files, "nnunet_box/inference/entry.py": entry})
+
+
+def no_temporaries(folder: Path) -> bool:
+    """Whether nothing under a temporary name is left below ``folder``."""
+    return not list(folder.rglob(f"{TEMPORARY_MARK}*"))
