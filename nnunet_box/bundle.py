@@ -70,7 +70,12 @@ class Bundle(BaseModel):
             chosen = tuple(folder / entry.file for entry in member.weights if folds is None or entry.fold in folds)
             if not chosen:
                 have = sorted(entry.fold for entry in member.weights)
-                raise InvalidData(folder / BUNDLE_FILE, f"folds {folds} of {member.configuration}", f"folds {have}", "Ask for folds it has.")
+                raise InvalidData(
+                    folder / BUNDLE_FILE,
+                    f"folds {folds} of {member.configuration}",
+                    f"folds {have}",
+                    "Ask for folds it has.",
+                )
             members.append(Member(member.configuration, chosen))
         return members
 
@@ -108,7 +113,10 @@ def write_bundle(
             for fold, source in sorted(folds.items()):
                 if not source.is_file():
                     raise InvalidData(
-                        source, f"weights of {configuration} fold {fold}", "no such file", f"Run nnbox train --configuration {configuration} --fold {fold}."
+                        source,
+                        f"weights of {configuration} fold {fold}",
+                        "no such file",
+                        f"Run nnbox train --configuration {configuration} --fold {fold}.",
                     )
                 file = f"weights/{configuration}/fold_{fold}.safetensors"
                 (temporary / file).parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +154,9 @@ def load_bundle(folder: Path, check_weights: bool = False) -> Bundle:
         for entry in member.weights:
             path = (Path(folder) / entry.file).resolve()
             if not path.is_relative_to(Path(folder).resolve()):
-                raise InvalidData(file, "weights inside the bundle", entry.file, "This bundle is not ours; do not use it.")
+                raise InvalidData(
+                    file, "weights inside the bundle", entry.file, "This bundle is not ours; do not use it."
+                )
             if not path.is_file():
                 raise InvalidData(path, "weights", "no such file", "Copy the whole bundle folder.")
             if check_weights and sha256(path) != entry.sha256:

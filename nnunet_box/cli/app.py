@@ -31,7 +31,20 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for group in (convert, plan, preprocess, train, train_all, select, predict, evaluate, build_submission, status, demo, doctor):
+for group in (
+    convert,
+    plan,
+    preprocess,
+    train,
+    train_all,
+    select,
+    predict,
+    evaluate,
+    build_submission,
+    status,
+    demo,
+    doctor,
+):
     group.register(app)
 
 

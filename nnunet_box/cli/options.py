@@ -10,6 +10,7 @@ import typer
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="Folder that holds everything a run makes.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable JSON on stdout.")]
 DatasetArgument = Annotated[
-    str | None, typer.Argument(help="Name in the workspace or path to an nnU-Net v2 raw folder; the only one there if left out.")
+    str | None,
+    typer.Argument(help="Name in the workspace or path to an nnU-Net v2 raw folder; the only one there if left out."),
 ]
 DEFAULT_WORKSPACE = Path("nnbox")

@@ -7,8 +7,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from nnunet_box.dataset.cases import SourceCase, read_image
 from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.dataset.splits import Fold, load_or_make_folds
@@ -17,18 +15,14 @@ from nnunet_box.errors import UsageError
 from nnunet_box.evaluation.summary import summarise_pairs, summary_dice, write_summary
 from nnunet_box.execution.prepare import existing_plan, preprocess_dataset
 from nnunet_box.execution.stage import is_done, key_of, stage
+from nnunet_box.files import read_json
 from nnunet_box.inference.ensemble import InferenceOptions, Member, predict_case
 from nnunet_box.inference.export import PROBABILITIES_SUFFIX
-from nnunet_box.inference.torch_runtime import TorchRuntime, choose_device
+from nnunet_box.inference.torch_runtime import choose_device, plan_network
 from nnunet_box.planning.plan import Plan
 from nnunet_box.progress import say, track
 from nnunet_box.training.trainer import WEIGHTS, Trainer, TrainingSettings
 from nnunet_box.workspace import Workspace
-
-
-def load_network(configuration: str, weights: Path, plan: Plan, device: torch.device) -> TorchRuntime:
-    """A trained network of ``plan`` on ``device``."""
-    return TorchRuntime.load(weights, plan.configurations[configuration], len(plan.channel_names), len(plan.labels), device)
 
 
 def fold_key(workspace: Workspace, dataset: Dataset, plan: Plan, settings: TrainingSettings) -> str:
@@ -71,8 +65,6 @@ def train_fold(
                 weights = folder / WEIGHTS
             validate_fold(dataset, plan, fold, settings, weights)
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    from nnunet_box.files import read_json
-
     dice = summary_dice(read_json(folder / "validation" / "summary.json"))
     say(f"{settings.configuration} fold {settings.fold}: mean foreground Dice {dice:.4f}")
     return dice
@@ -87,13 +79,19 @@ def validate_fold(dataset: Dataset, plan: Plan, fold: Fold, settings: TrainingSe
     """Predict the held-out cases as test cases would be, keep their probabilities for selection, and write ``summary.json``."""
     folder = weights.parent / "validation"
     cases = {case.id: case for case in dataset.cases}
-    load = partial(load_network, plan=plan, device=choose_device(settings.device))
+    load = partial(plan_network, plan=plan, device=choose_device(settings.device))
     member = Member(settings.configuration, (weights,))
     held_out = [cases[case_id] for case_id in fold.val]
     for case in track(held_out, f"Validate {settings.configuration} fold {settings.fold}"):
         image, geometry = read_image(case)
         labels = predict_case(
-            image, geometry.spacing, plan, [member], load, InferenceOptions(), folder / f"{case.id}{PROBABILITIES_SUFFIX}"
+            image,
+            geometry.spacing,
+            plan,
+            [member],
+            load,
+            InferenceOptions(),
+            folder / f"{case.id}{PROBABILITIES_SUFFIX}",
         )
         write_labels_like(prediction_file(folder, case), labels, case.reference_file)
     pairs = [(case.id, prediction_file(folder, case), case.label) for case in held_out if case.label is not None]

@@ -32,7 +32,9 @@ def dataset_facts(dataset: Dataset) -> list[object]:
     return [dataset.channel_names, sorted(dataset.labels.items()), file_facts(paths)]
 
 
-def plan_dataset(workspace: Workspace, dataset: Dataset, memory_gb: float = MEMORY_GB, processes: int | None = None) -> Plan:
+def plan_dataset(
+    workspace: Workspace, dataset: Dataset, memory_gb: float = MEMORY_GB, processes: int | None = None
+) -> Plan:
     """Write ``fingerprint.json`` (kept while the data is the same) and ``plan.json``; return the plan.
 
     Raises
@@ -97,7 +99,7 @@ def preprocess_dataset(
 
 def _store_case(case: SourceCase, folder: Path, plan: Plan, configuration: str) -> None:
     image, geometry = read_image(case)
-    assert case.label is not None  # noqa: S101 - training cases have labels, load_dataset saw to it
+    assert case.label is not None
     labels = read_label(case.label, set(plan.labels), case.reference_file)
     chosen = plan.configurations[configuration]
     write_case(folder, case.id, prepare_case(image, geometry.spacing, labels, plan, chosen), chosen.patch_size)

@@ -63,7 +63,9 @@ def predict_probabilities(
             patches = np.stack([padded[(slice(None), *_window(start, edges))] for start in group])
             mean = _mirrored_mean(network, patches[:, :, 0] if planar else patches, flips)
             for start, probabilities in zip(group, mean, strict=True):
-                total[(slice(None), *_window(start, edges))] += (probabilities[:, None] if planar else probabilities) * weight
+                total[(slice(None), *_window(start, edges))] += (
+                    probabilities[:, None] if planar else probabilities
+                ) * weight
     weights *= count
     total /= weights
     return total[(slice(None), *inside)]
@@ -83,7 +85,7 @@ def _mirrored_mean(
         for copy, axes in zip(np.split(probabilities, len(group)), group, strict=True):
             turned = np.flip(copy, [axis + 2 for axis in axes])
             total = turned.copy() if total is None else np.add(total, turned, out=total)
-    assert total is not None  # noqa: S101 - there is always the unflipped copy
+    assert total is not None
     total /= len(flips)
     return total
 

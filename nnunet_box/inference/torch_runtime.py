@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from nnunet_box.errors import InvalidData, UsageError
-from nnunet_box.network.unet import UNet
-from nnunet_box.planning.plan import Configuration
+from nnunet_box.network.unet import UNet, for_device
+from nnunet_box.planning.plan import Configuration, Plan
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,11 +37,13 @@ class TorchRuntime:
     """A U-Net on a device."""
 
     def __init__(self, network: UNet, device: torch.device) -> None:
-        self.network = network.to(device).eval()
+        self.network = for_device(network, device).eval()
         self.device = device
 
     @classmethod
-    def load(cls, weights: Path, configuration: Configuration, inputs: int, classes: int, device: torch.device) -> TorchRuntime:
+    def load(
+        cls, weights: Path, configuration: Configuration, inputs: int, classes: int, device: torch.device
+    ) -> TorchRuntime:
         """Network from safetensors.
 
         Raises
@@ -54,10 +56,19 @@ class TorchRuntime:
             network.load_state_dict(load_file(weights), assign=True)
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise InvalidData(weights, "weights of this plan's network", reason, "Train the fold again or restore the bundle.") from error
+            raise InvalidData(
+                weights, "weights of this plan's network", reason, "Train the fold again or restore the bundle."
+            ) from error
         return cls(network, device)
 
     @torch.inference_mode()
     def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self.network(torch.from_numpy(batch).to(self.device)).float().cpu().numpy()
         return logits
+
+
+def plan_network(configuration: str, weights: Path, plan: Plan, device: torch.device) -> TorchRuntime:
+    """A trained network of ``plan`` on ``device``."""
+    return TorchRuntime.load(
+        weights, plan.configurations[configuration], len(plan.channel_names), len(plan.labels), device
+    )

@@ -59,11 +59,15 @@ def axis_matrix(source: int, target: int, order: int) -> NDArray[np.float32]:
         matrix = np.zeros((target, source))
         matrix[np.arange(target), np.clip(np.floor(positions + 0.5), 0, source - 1).astype(int)] = 1
     elif order == 1:
-        matrix = _scatter(np.clip(positions, 0, source - 1), source, np.array([0, 1]), lambda t: np.stack([1 - t, t], axis=1))
+        matrix = _scatter(
+            np.clip(positions, 0, source - 1), source, np.array([0, 1]), lambda t: np.stack([1 - t, t], axis=1)
+        )
     elif order == 3:
         padded = np.pad(np.eye(source), ((SPLINE_MARGIN, SPLINE_MARGIN), (0, 0)), mode="edge")
         coefficients = ndimage.spline_filter1d(padded, order=3, axis=0, mode="mirror")
-        gather = _scatter(positions + SPLINE_MARGIN, source + 2 * SPLINE_MARGIN, np.array([-1, 0, 1, 2]), _cubic_weights)
+        gather = _scatter(
+            positions + SPLINE_MARGIN, source + 2 * SPLINE_MARGIN, np.array([-1, 0, 1, 2]), _cubic_weights
+        )
         matrix = gather @ coefficients
     else:
         raise ValueError(f"interpolation order {order}: 0, 1 or 3")
@@ -136,9 +140,7 @@ def resample_slab(
     return (rows[:, first:last] @ part.reshape(last - first, -1)).reshape(len(rows), target[1], target[2])
 
 
-def resample_labels(
-    labels: NDArray[np.uint8], target: Shape, orders: tuple[int, int, int]
-) -> NDArray[np.uint8]:
+def resample_labels(labels: NDArray[np.uint8], target: Shape, orders: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Resample a label map (Z, Y, X) label by label, linearly, and give each voxel the label with the largest share.
 
     Each label is worked on inside its own bounding box, so that cost follows the size of the structures. A tie goes to the

@@ -59,7 +59,7 @@ def write_case(folder: Path, case_id: str, prepared: PreparedCase, patch: tuple[
     ------
     NnboxError: the disk is full or the folder cannot be written.
     """
-    assert prepared.labels is not None  # noqa: S101 - a stored case is a training case
+    assert prepared.labels is not None
     shape = prepared.labels.shape
     edges = (1, *patch) if len(patch) == 2 else patch
     chunk = tuple(min(edge, size) for edge, size in zip(edges, shape, strict=True))

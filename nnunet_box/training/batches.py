@@ -45,7 +45,9 @@ class BatchSet(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, source: BatchSource) -> None:
         self.source = source
         self.transform = (
-            build_augmentation(source.configuration, source.mask_image) if source.augment else ZeroOutside(source.mask_image)
+            build_augmentation(source.configuration, source.mask_image)
+            if source.augment
+            else ZeroOutside(source.mask_image)
         )
         ranges = SpatialRanges.of(source.configuration)
         self.read_size = ranges.source_size() if source.augment else tuple(source.configuration.patch_size)
@@ -85,7 +87,9 @@ class BatchSet(Dataset[tuple[Tensor, Tensor]]):
 def _one_slice(case: StoredCase, plane: int) -> StoredCase:
     """The case with only the foreground locations of one slice."""
     kept = {value: voxels[voxels[:, 0] == plane] for value, voxels in case.locations.items()}
-    return StoredCase(case.id, case.image, case.labels, {value: voxels for value, voxels in kept.items() if len(voxels)})
+    return StoredCase(
+        case.id, case.image, case.labels, {value: voxels for value, voxels in kept.items() if len(voxels)}
+    )
 
 
 def batch_loader(source: BatchSource, numbers: Iterable[int], workers: int) -> Iterator[tuple[Tensor, Tensor]]:

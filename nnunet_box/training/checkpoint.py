@@ -30,7 +30,10 @@ def save_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
     """
     with write_beside(folder) as temporary:
         temporary.mkdir()
-        save_file({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}, temporary / "network.safetensors")
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()},
+            temporary / "network.safetensors",
+        )
         moments: dict[str, Tensor] = {}
         for index, values in optimizer.state_dict()["state"].items():
             for name, value in values.items():

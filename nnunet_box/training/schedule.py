@@ -17,7 +17,8 @@ LEAST_IMPROVEMENT = 1e-3
 @dataclass
 class PlateauSchedule:
     """The paper's schedule: rate x 0.2 when the moving average of the training loss has not improved for 30 epochs, stop below
-    1e-6 or at 1000 epochs. The average's weight (0.93) and the threshold (1e-3) are the authors' code's."""
+    1e-6 or at 1000 epochs. The average's weight (0.93) and the threshold (1e-3) are the authors' code's.
+    """
 
     rate: float = INITIAL_RATE
     average: float | None = None

@@ -18,7 +18,7 @@ from nnunet_box.dataset.splits import Fold
 from nnunet_box.errors import NnboxError, UsageError
 from nnunet_box.files import write_beside
 from nnunet_box.inference.torch_runtime import choose_device
-from nnunet_box.network.unet import UNet
+from nnunet_box.network.unet import UNet, for_device
 from nnunet_box.planning.plan import Plan
 from nnunet_box.progress import say
 from nnunet_box.training.batches import VALIDATION, BatchSource, batch_loader
@@ -40,7 +40,8 @@ WEIGHTS = "weights.safetensors"
 @dataclass(frozen=True)
 class TrainingSettings:
     """One run. epochs: at most so many, 1000 by default. budget_seconds: fit the run into this time instead. workers: processes
-    that make batches, None chooses. checkpoint_seconds: least time between two checkpoints."""
+    that make batches, None chooses. checkpoint_seconds: least time between two checkpoints.
+    """
 
     configuration: str
     fold: int
@@ -65,7 +66,6 @@ class Progress:
     batch_size: int
     batches_per_epoch: int
     epoch: int = 0
-    validation_average: float | None = None
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -84,7 +84,7 @@ class Trainer:
         self.configuration = plan.configurations[settings.configuration]
         self.device = choose_device(settings.device)
         torch.manual_seed(settings.seed * 1000 + settings.fold)
-        self.network = UNet(self.configuration, len(plan.channel_names), len(plan.labels)).to(self.device)
+        self.network = for_device(UNet(self.configuration, len(plan.channel_names), len(plan.labels)), self.device)
         # amsgrad as in the authors' code of April 2019; decay is coupled (L2), as Adam's was.
         self.optimizer = torch.optim.Adam(self.network.parameters(), weight_decay=WEIGHT_DECAY, amsgrad=True)
         self.schedule: PlateauSchedule | BudgetSchedule
@@ -109,7 +109,9 @@ class Trainer:
         """
         if (self.checkpoint / "state.json").exists():
             if not resume:
-                raise UsageError(f"{self.checkpoint} holds an unfinished run: --resume continues it, --restart begins anew.")
+                raise UsageError(
+                    f"{self.checkpoint} holds an unfinished run: --resume continues it, --restart begins anew."
+                )
             self._restore()
         elif self.settings.budget_seconds is not None:
             self._fit_to_budget(self.settings.budget_seconds)
@@ -137,9 +139,11 @@ class Trainer:
         batch = batch_size_for(seconds, sample_seconds, self.configuration.batch_size)
         length = batches_an_epoch(seconds, sample_seconds * batch, self.settings.batches_per_epoch)
         self.progress = replace(self.progress, batch_size=batch, batches_per_epoch=length)
-        assert isinstance(self.schedule, BudgetSchedule)  # noqa: S101 - for the type checker
+        assert isinstance(self.schedule, BudgetSchedule)
         self.schedule.spent += time.monotonic() - started
-        say(f"Budget {seconds / 60:.0f} min: batches of {batch} (planned {self.configuration.batch_size}), {sample_seconds * batch:.2f} s each")
+        say(
+            f"Budget {seconds / 60:.0f} min: batches of {batch} (planned {self.configuration.batch_size}), {sample_seconds * batch:.2f} s each"
+        )
 
     def _source(self, purpose: int) -> BatchSource:
         validation = purpose == VALIDATION
@@ -232,7 +236,13 @@ class Trainer:
         self.schedule.end_epoch(loss)
         self.progress.epoch += 1
         self.progress.seconds += seconds
-        line = {"epoch": self.progress.epoch, "loss": loss, "validation_dice": overlap, "rate": rate, "seconds": seconds}
+        line = {
+            "epoch": self.progress.epoch,
+            "loss": loss,
+            "validation_dice": overlap,
+            "rate": rate,
+            "seconds": seconds,
+        }
         self.progress.history.append(line)
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
@@ -259,9 +269,13 @@ class Trainer:
     def _restore(self) -> None:
         state = load_checkpoint(self.checkpoint, self.network, self.optimizer)
         if state["settings"] != self.settings.identity():
-            raise UsageError(f"{self.checkpoint} is of a run with other settings ({state['settings']}); use them, or --restart.")
+            raise UsageError(
+                f"{self.checkpoint} is of a run with other settings ({state['settings']}); use them, or --restart."
+            )
         if ("seconds" in state["schedule"]) != isinstance(self.schedule, BudgetSchedule):
-            raise UsageError(f"{self.checkpoint}: one of the two runs has a --budget and the other none; use the same, or --restart.")
+            raise UsageError(
+                f"{self.checkpoint}: one of the two runs has a --budget and the other none; use the same, or --restart."
+            )
         kept = dict(state["schedule"])
         # A longer run than first asked for is a fair wish.
         for name in ("most_epochs", "seconds", "peak"):

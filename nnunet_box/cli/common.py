@@ -1,0 +1,50 @@
+"""What several commands do before they begin: find the data set, read lists of folds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_box.errors import UsageError
+
+if TYPE_CHECKING:
+    from nnunet_box.dataset.dataset import Dataset
+    from nnunet_box.workspace import Workspace
+
+
+def open_dataset(workspace: Path, name: str | None) -> tuple[Workspace, Dataset]:
+    """The data set's folder, read, and where its results go.
+
+    Raises
+    ------
+    UsageError: no such data set. InvalidData: it is there but not as it should be.
+    """
+    from nnunet_box.dataset.dataset import find_dataset, load_dataset
+    from nnunet_box.workspace import Workspace
+
+    dataset = load_dataset(find_dataset(workspace, name))
+    return Workspace(workspace, dataset.name), dataset
+
+
+def fold_numbers(text: str | None) -> list[int] | None:
+    """``0,2,4`` or ``0-4`` to fold numbers; None stays None.
+
+    Raises
+    ------
+    UsageError: anything else.
+    """
+    if text is None:
+        return None
+    numbers: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            numbers += range(int(first), int(last or first) + 1)
+    except ValueError as error:
+        raise UsageError(f"--folds {text}: write 0,1,2 or 0-4.") from error
+    return sorted(set(numbers))
+
+
+def names(text: str | None) -> list[str] | None:
+    """``2d,3d_fullres`` to its parts; None stays None."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,37 @@
+"""``nnbox preprocess``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, WorkspaceOption
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("preprocess")(preprocess)
+
+
+def preprocess(
+    dataset: DatasetArgument = None,
+    configurations: Annotated[
+        str | None, typer.Option("--configurations", help="Comma-separated; all of the plan by default.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, help="Cases at once; one a core by default.")
+    ] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+) -> None:
+    """Crop, resample and normalise every training case into the case store. Plans first if there is no plan.
+
+    Example: nnbox preprocess acdc --configurations 2d,3d_fullres
+    """
+    from nnunet_box.cli.common import names, open_dataset
+    from nnunet_box.execution.prepare import check_configurations, existing_plan, preprocess_dataset
+
+    paths, opened = open_dataset(workspace, dataset)
+    plan = existing_plan(paths, opened)
+    for name in check_configurations(plan, names(configurations)):
+        typer.echo(str(preprocess_dataset(paths, opened, plan, name, processes)))

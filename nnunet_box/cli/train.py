@@ -1,0 +1,75 @@
+"""``nnbox train``: one network."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, WorkspaceOption
+
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--budget", help="Fit training into this time: 25m, 8h. A departure from the paper, for people without a GPU."
+    ),
+]
+EpochsOption = Annotated[
+    int | None,
+    typer.Option("--epochs", min=1, help="At most so many; the paper's rule may stop earlier. 1000 by default."),
+]
+BatchesOption = Annotated[int, typer.Option("--batches-per-epoch", min=1, help="Updates in an epoch.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Everything random follows from it.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=0, help="Processes that make batches; 0 makes them in this one.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train")(train)
+
+
+def train(
+    configuration: Annotated[str, typer.Option("--configuration", "-c", help="2d or 3d_fullres.")],
+    fold: Annotated[int, typer.Option("--fold", "-f", min=0, help="Which fifth of the patients to hold out.")],
+    dataset: DatasetArgument = None,
+    budget: BudgetOption = None,
+    epochs: EpochsOption = None,
+    batches_per_epoch: BatchesOption = 250,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an unfinished run exactly where its checkpoint is.")
+    ] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away what is there and begin anew.")] = False,
+    seed: SeedOption = 12345,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+) -> None:
+    """Train one network on one fold, then predict and score the patients it has not seen.
+
+    Example: nnbox train acdc --configuration 3d_fullres --fold 0
+    """
+    from nnunet_box.cli.common import open_dataset
+    from nnunet_box.errors import UsageError
+    from nnunet_box.execution.fold import train_fold
+    from nnunet_box.training.budget import parse_duration
+    from nnunet_box.training.trainer import TrainingSettings
+
+    if resume and restart:
+        raise UsageError("--resume and --restart exclude each other.")
+    paths, opened = open_dataset(workspace, dataset)
+    settings = TrainingSettings(
+        configuration=configuration,
+        fold=fold,
+        seed=seed,
+        epochs=epochs,
+        batches_per_epoch=batches_per_epoch,
+        budget_seconds=parse_duration(budget) if budget is not None else None,
+        device=device,
+        workers=workers,
+    )
+    dice = train_fold(paths, opened, settings, resume=resume, restart=restart)
+    typer.echo(f"{dice:.4f}")
+    typer.echo(f"Next: the other folds, then nnbox select {opened.name}", err=True)

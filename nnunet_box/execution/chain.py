@@ -1,0 +1,86 @@
+"""The whole chain on one machine, one network after the other; interrupted anywhere, it goes on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from nnunet_box.bundle import Bundle
+from nnunet_box.dataset.dataset import Dataset
+from nnunet_box.dataset.splits import load_or_make_folds
+from nnunet_box.evaluation.selection import Selection
+from nnunet_box.execution.choose import bundle_dataset, select_dataset
+from nnunet_box.execution.fold import train_fold
+from nnunet_box.execution.prepare import check_configurations, plan_dataset, preprocess_dataset
+from nnunet_box.execution.stage import STAGE_FILE
+from nnunet_box.planning.plan import Plan, load_plan
+from nnunet_box.progress import say
+from nnunet_box.training.trainer import TrainingSettings
+from nnunet_box.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Task:
+    """One network to train."""
+
+    configuration: str
+    fold: int
+
+
+def training_tasks(
+    workspace: Workspace,
+    dataset: Dataset,
+    plan: Plan,
+    configurations: Sequence[str] | None,
+    folds: Sequence[int] | None,
+) -> list[Task]:
+    """Every network of the cross-validation, fold by fold so that early folds of all configurations can be compared soon."""
+    names = check_configurations(plan, configurations)
+    count = len(load_or_make_folds(workspace.splits, dataset.cases))
+    return [Task(name, fold) for fold in (folds if folds is not None else range(count)) for name in names]
+
+
+def train_all(
+    workspace: Workspace,
+    dataset: Dataset,
+    settings: TrainingSettings,
+    configurations: Sequence[str] | None = None,
+    folds: Sequence[int] | None = None,
+    memory_gb: float = 12.0,
+) -> tuple[Selection, Bundle]:
+    """Plan, preprocess, train, validate, select, bundle.
+
+    ``settings``: the run's; its configuration and fold are replaced task by task, a budget is shared out evenly.
+
+    Raises
+    ------
+    InvalidData, UsageError, NnboxError: as the steps do.
+    """
+    plan = load_plan(workspace.plan) if workspace.plan.is_file() else plan_dataset(workspace, dataset, memory_gb)
+    tasks = training_tasks(workspace, dataset, plan, configurations, folds)
+    names = sorted({task.configuration for task in tasks})
+    for name in names:
+        preprocess_dataset(workspace, dataset, plan, name)
+    budget = settings.budget_seconds / len(tasks) if settings.budget_seconds is not None else None
+    for number, task in enumerate(tasks, start=1):
+        say(f"Network {number} of {len(tasks)}: {task.configuration} fold {task.fold}")
+        train_fold(
+            workspace,
+            dataset,
+            replace(settings, configuration=task.configuration, fold=task.fold, budget_seconds=budget),
+        )
+    selection = select_dataset(workspace, dataset, names, sorted({task.fold for task in tasks}))
+    return selection, bundle_dataset(workspace, dataset)
+
+
+def task_states(workspace: Workspace, tasks: Sequence[Task]) -> list[dict[str, object]]:
+    """For each task: ``done``, ``unfinished`` (a checkpoint is there) or ``waiting``."""
+    states: list[dict[str, object]] = []
+    for task in tasks:
+        folder = workspace.fold(task.configuration, task.fold)
+        if (folder / STAGE_FILE).is_file():
+            state = "done"
+        else:
+            state = "unfinished" if (folder / "log.jsonl").is_file() else "waiting"
+        states.append({"configuration": task.configuration, "fold": task.fold, "state": state})
+    return states

@@ -1,0 +1,75 @@
+"""From trained folds to a bundle: selection by cross-validation, then everything a submission needs in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nnunet_box.bundle import Bundle, write_bundle
+from nnunet_box.dataset.dataset import Dataset
+from nnunet_box.dataset.splits import load_or_make_folds
+from nnunet_box.errors import UsageError
+from nnunet_box.evaluation.selection import Selection, load_selection, select
+from nnunet_box.execution.stage import STAGE_FILE
+from nnunet_box.planning.plan import load_plan
+from nnunet_box.training.trainer import WEIGHTS
+from nnunet_box.workspace import Workspace
+
+
+def finished_folds(workspace: Workspace, configuration: str, folds: int) -> list[int]:
+    """Folds of a configuration that are trained and validated."""
+    return [fold for fold in range(folds) if (workspace.fold(configuration, fold) / STAGE_FILE).is_file()]
+
+
+def select_dataset(
+    workspace: Workspace,
+    dataset: Dataset,
+    configurations: Sequence[str] | None = None,
+    folds: Sequence[int] | None = None,
+) -> Selection:
+    """Choose by cross-validation over ``folds`` (those that every configuration has finished, if None); writes ``selection.json``.
+
+    Raises
+    ------
+    UsageError: nothing is trained yet. InvalidData: a fold asked for is not there.
+    """
+    plan = load_plan(workspace.plan)
+    splits = load_or_make_folds(workspace.splits, dataset.cases)
+    done = {name: finished_folds(workspace, name, len(splits)) for name in configurations or plan.configurations}
+    names = list(configurations) if configurations else [name for name, finished in done.items() if finished]
+    if not names:
+        raise UsageError(
+            f"No fold of {dataset.name} is trained yet: nnbox train {dataset.name} --configuration 3d_fullres --fold 0."
+        )
+    common = sorted(set.intersection(*(set(done[name]) for name in names)))
+    wanted = list(folds) if folds is not None else common
+    if not wanted:
+        held = "; ".join(f"{name}: folds {done[name]}" for name in names)
+        raise UsageError(
+            f"No fold is finished for every configuration ({held}). Train the missing ones or name --configurations."
+        )
+    unknown = [fold for fold in wanted if not 0 <= fold < len(splits)]
+    if unknown:
+        raise UsageError(f"--folds {unknown}: this data set has folds 0 to {len(splits) - 1}.")
+    return select(dataset.cases, workspace.models, names, {fold: splits[fold].val for fold in wanted}, plan.labels)
+
+
+def bundle_dataset(workspace: Workspace, dataset: Dataset) -> Bundle:
+    """Write the bundle of what ``selection.json`` chose.
+
+    Raises
+    ------
+    InvalidData: no selection yet, or weights are missing.
+    """
+    selection = load_selection(workspace.selection)
+    weights = {
+        name: {fold: workspace.fold(name, fold) / WEIGHTS for fold in selection.folds} for name in selection.chosen
+    }
+    return write_bundle(
+        workspace.bundle,
+        dataset=dataset.name,
+        challenge=dataset.challenge,
+        plan=load_plan(workspace.plan),
+        weights=weights,
+        postprocessing=selection.postprocessing,
+        cross_validation_dice=selection.best.mean_foreground_dice,
+    )
