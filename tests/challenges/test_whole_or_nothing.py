@@ -1,0 +1,159 @@
+"""A data set appears under its name whole or not at all: full disk, killed process, damaged download, overwriting."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import nibabel
+import pytest
+
+from nnbox_challenges.acdc import Acdc
+from nnbox_challenges.decathlon import Decathlon
+from nnunet_box.dataset.dataset import find_dataset, load_dataset
+from nnunet_box.errors import InvalidData, NnboxError, UsageError
+from nnunet_box.files import TEMPORARY_MARK, sweep_stale
+
+STOPS_AT_THE_THIRD_CASE = """
+import sys, time
+from pathlib import Path
+from nnbox_challenges import base
+from nnbox_challenges.acdc import Acdc
+
+write, seen = base.write_case, []
+
+def write_then_stop(*arguments):
+    record = write(*arguments)
+    seen.append(record)
+    if len(seen) == 3:
+        print("three", flush=True)
+        time.sleep(600)
+    return record
+
+base.write_case = write_then_stop
+Acdc().convert(Acdc().recognise(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+CONVERTS_ACDC = """
+import sys
+from pathlib import Path
+from nnbox_challenges.acdc import Acdc
+from nnunet_box.errors import NnboxError
+
+try:
+    Acdc().convert(Acdc().recognise(Path(sys.argv[1])), Path(sys.argv[2]))
+except NnboxError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "shutil.copyfile", "nibabel.save"])
+def test_full_disk(acdc, decathlon, tmp_path, monkeypatch, call):
+    module, name = {"os": os, "shutil": shutil, "nibabel": nibabel}[call.split(".")[0]], call.split(".")[1]
+    monkeypatch.setattr(module, name, full)
+    adapter, source = (Acdc(), acdc) if call == "nibabel.save" else (Decathlon(), decathlon)
+    destination = tmp_path / "ws" / "datasets" / "mine"
+    with pytest.raises(NnboxError, match=r"datasets/mine: could not be written \(No space left on device\)") as raised:
+        adapter.convert(adapter.recognise(source), destination)
+    assert raised.value.exit_code == 1
+    assert list(destination.parent.iterdir()) == []
+
+
+def test_full_disk_for_real(acdc, tmp_path):
+    room = tmp_path / "room"
+    room.mkdir()
+    script = 'mount -t tmpfs -o size=96k tmpfs "$1" || exit 77; "$2" -c "$3" "$4" "$1/acdc"; echo "code $?"; ls -A "$1"'
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        pytest.skip("no unshare")
+    arguments = [str(room), sys.executable, CONVERTS_ACDC, str(acdc)]
+    done = subprocess.run(
+        [unshare, "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *arguments],
+        capture_output=True,
+        text=True,
+    )
+    if "code" not in done.stdout:
+        pytest.skip("no small file system can be mounted here")
+    assert "No space left on device" in done.stdout
+    assert done.stdout.endswith("code 1\n"), done.stdout
+
+
+def test_full_disk_leaves_the_older_data_set(acdc, converted, monkeypatch):
+    folder = converted(Acdc(), acdc)
+    monkeypatch.setattr(nibabel, "save", full)
+    with pytest.raises(NnboxError):
+        converted(Acdc(), acdc)
+    assert len(load_dataset(folder).cases) == 10
+    assert [path.name for path in folder.parent.iterdir()] == ["acdc"]
+
+
+def test_killed_process_leaves_nothing_under_the_name_and_the_next_run_completes(acdc, tmp_path):
+    destination = tmp_path / "ws" / "datasets" / "acdc"
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPS_AT_THE_THIRD_CASE, str(acdc), str(destination)], stdout=subprocess.PIPE, text=True
+    )
+    alarm = threading.Timer(120, process.kill)
+    alarm.start()
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "three\n"
+    finally:
+        alarm.cancel()
+        process.kill()
+        process.wait()
+    assert not destination.exists()
+    left = list(destination.parent.iterdir())
+    assert len(left) == 1 and left[0].name.startswith(TEMPORARY_MARK)
+    assert len(list(left[0].rglob("*.nii.gz"))) == 6
+    with pytest.raises(UsageError, match="empty|none"):
+        find_dataset(tmp_path / "ws", None)
+
+    Acdc().convert(Acdc().recognise(acdc), destination)
+    assert len(load_dataset(destination).cases) == 10
+    assert list(destination.parent.iterdir()) == [destination]
+
+
+def test_leftover_that_is_almost_complete_is_no_data_set(acdc, converted, tmp_path):
+    folder = converted(Acdc(), acdc)
+    shutil.copytree(folder, folder.with_name(f"{TEMPORARY_MARK}0123abcd-other"))
+    assert find_dataset(tmp_path / "ws", None) == folder
+
+
+def test_sweeping_spares_what_others_are_writing(tmp_path):
+    for name in ("0123abcd-acdc", "0123abcd-old-acdc", "0123abcd-acdc2", "0123abcd-my-acdc"):
+        (tmp_path / f"{TEMPORARY_MARK}{name}").mkdir()
+    assert sweep_stale(tmp_path / "acdc") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"{TEMPORARY_MARK}0123abcd-acdc2",
+        f"{TEMPORARY_MARK}0123abcd-my-acdc",
+    ]
+    assert sweep_stale(tmp_path / "nowhere" / "acdc") == 0
+
+
+def test_overwriting_replaces_the_whole_folder(acdc, converted):
+    folder = converted(Acdc(), acdc)
+    shutil.rmtree(acdc / "training" / "patient001")
+    converted(Acdc(), acdc)
+    assert [case.id for case in load_dataset(folder).cases][0] == "patient002_ED"
+    assert not (folder / "imagesTr" / "patient001_ED_0000.nii.gz").exists()
+
+
+def test_damage_in_the_last_case_leaves_the_older_data_set(acdc, converted):
+    folder = converted(Acdc(), acdc)
+    before = (folder / "cases.json").read_bytes()
+    path = acdc / "testing" / "patient102" / "patient102_frame09.nii.gz"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InvalidData):
+        converted(Acdc(), acdc)
+    assert (folder / "cases.json").read_bytes() == before
+    assert Path(folder).parent.is_dir() and len(list(folder.parent.iterdir())) == 1
