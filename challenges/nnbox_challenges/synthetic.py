@@ -23,6 +23,7 @@ RV, MYOCARDIUM, LV = 1, 2, 3
 """ACDC's label values."""
 
 FIRST_TEST_PATIENT = 101
+FIELD_OF_VIEW_MM = 120.0
 SUPERSAMPLING = 3
 """Sub-voxels along each in-plane axis; their mean is the partial volume."""
 
@@ -76,7 +77,7 @@ def write_acdc_cohort(
 
     Parameters
     ----------
-    size: voxels along both in-plane axes, about; the field of view is about 130 mm.
+    size: voxels along both in-plane axes, about; the field of view is about 120 mm.
     slices: fewest and most, 8 or 10 mm apart.
 
     Raises
@@ -112,7 +113,7 @@ def _write_patient(
     group = list(GROUPS)[(number - 1) % len(GROUPS)]
     name = f"patient{number:03d}"
     anatomy = _vary(GROUPS[group], random)
-    spacing = (130.0 / size * random.uniform(0.94, 1.06), float(random.choice([8.0, 10.0])))
+    spacing = (FIELD_OF_VIEW_MM / size * random.uniform(0.94, 1.06), float(random.choice([8.0, 10.0])))
     shape = (size + 2 * int(random.integers(0, 3)), size, int(random.integers(slices[0], slices[1] + 1)))
     frames = {"ED": 1, "ES": int(random.integers(8, 14))}
     if number % 10 == 9:  # as ACDC's patient090: nobody may take the first frame for end-diastole
@@ -205,7 +206,7 @@ def _surroundings(x: NDArray[np.float64], y: NDArray[np.float64], random: np.ran
     tissue += 25.0 * blotches / max(float(blotches.std()), 1e-9)
     tissue[(x - 62.0) ** 2 + (y + 10.0) ** 2 < 42.0**2] = TISSUE["lung"]
     tissue[(y - 68.0) ** 2 + (0.6 * (x + 20.0)) ** 2 < 30.0**2] = TISSUE["liver"]
-    outside = (x / 72.0) ** 2 + (y / 70.0) ** 2
+    outside = (x / 68.0) ** 2 + (y / 65.0) ** 2
     tissue[outside > 0.82] = TISSUE["fat"]
     tissue[outside > 1.0] = TISSUE["air"]
     return tissue
