@@ -141,7 +141,8 @@ def load_bundle(folder: Path, check_weights: bool = False) -> Bundle:
 
     Raises
     ------
-    InvalidData: missing, another schema version, contradictory, a path that leaves the folder, or weights that do not match.
+    InvalidData: missing, another schema version, contradictory, a path that leaves the folder, or weights that do
+    not match.
     """
     file = Path(folder) / BUNDLE_FILE
     try:

@@ -33,6 +33,10 @@ class InvalidData(NnboxError):
         self.file, self.expected, self.found, self.fix = Path(file), expected, found, fix
         super().__init__(f"{file}: expected {expected}; found {found}. {fix}")
 
+    def __reduce__(self) -> tuple[type[InvalidData], tuple[str, str, str, str]]:
+        """Worker processes send their errors home; the default would call the constructor with the message alone."""
+        return type(self), (str(self.file), self.expected, self.found, self.fix)
+
 
 class EngineUnavailable(NnboxError):
     """No container engine answers."""

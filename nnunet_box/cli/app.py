@@ -27,7 +27,8 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="nnbox",
-    help="From a segmentation challenge's download to a verified leaderboard entry, with nnU-Net as its 2019 preprint describes it.",
+    help="From a segmentation challenge's download to a verified leaderboard entry, with nnU-Net as its 2019 preprint "
+    "describes it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -28,7 +28,8 @@ def select(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
-    """Choose the best configuration or pair, and whether to keep only largest components, by cross-validation; write the bundle.
+    """Choose the best configuration or pair, and whether to keep only largest components, by cross-validation; write
+    the bundle.
 
     Example: nnbox select acdc
     """

@@ -37,7 +37,8 @@ def train_all(
     ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
-    """Plan, preprocess, train every fold of every configuration, select, bundle. Run it again to continue after an interruption.
+    """Plan, preprocess, train every fold of every configuration, select, bundle. Run it again to continue after an
+    interruption.
 
     A budget is shared out evenly among the networks. Example: nnbox train-all acdc --budget 10h
     """

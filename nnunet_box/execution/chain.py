@@ -34,7 +34,9 @@ def training_tasks(
     configurations: Sequence[str] | None,
     folds: Sequence[int] | None,
 ) -> list[Task]:
-    """Every network of the cross-validation, fold by fold so that early folds of all configurations can be compared soon."""
+    """Every network of the cross-validation, fold by fold so that early folds of all configurations can be compared
+    soon.
+    """
     names = check_configurations(plan, configurations)
     count = len(load_or_make_folds(workspace.splits, dataset.cases))
     return [Task(name, fold) for fold in (folds if folds is not None else range(count)) for name in names]

@@ -26,7 +26,8 @@ def select_dataset(
     configurations: Sequence[str] | None = None,
     folds: Sequence[int] | None = None,
 ) -> Selection:
-    """Choose by cross-validation over ``folds`` (those that every configuration has finished, if None); writes ``selection.json``.
+    """Choose by cross-validation over ``folds`` (those that every configuration has finished, if None); writes
+    ``selection.json``.
 
     Raises
     ------

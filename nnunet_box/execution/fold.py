@@ -76,7 +76,9 @@ def _trained(folder: Path, key: str) -> bool:
 
 
 def validate_fold(dataset: Dataset, plan: Plan, fold: Fold, settings: TrainingSettings, weights: Path) -> None:
-    """Predict the held-out cases as test cases would be, keep their probabilities for selection, and write ``summary.json``."""
+    """Predict the held-out cases as test cases would be, keep their probabilities for selection, and write
+    ``summary.json``.
+    """
     folder = weights.parent / "validation"
     cases = {case.id: case for case in dataset.cases}
     load = partial(plan_network, plan=plan, device=choose_device(settings.device))

@@ -1,4 +1,6 @@
-"""``stage.json``: what a finished stage was made from. Same key, nothing to do; other key, redo; missing, unfinished."""
+"""``stage.json``: what a finished stage was made from. Same key, nothing to do; other key, redo; missing,
+unfinished.
+"""
 
 from __future__ import annotations
 

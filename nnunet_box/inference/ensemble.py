@@ -46,7 +46,8 @@ def predict_case(
 ) -> NDArray[np.uint8]:
     """Labels (Z, Y, X) on the file's grid for an image (C, Z, Y, X) with its spacing (mm, Z, Y, X).
 
-    Softmax is averaged over a configuration's folds, then over configurations (paper, Method, Ensembling). Networks are loaded
+    Softmax is averaged over a configuration's folds, then over configurations (paper, Method, Ensembling). Networks
+    are loaded
     one at a time, so that memory does not grow with their number.
     """
     grids: list[Grid] = []

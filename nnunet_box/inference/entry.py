@@ -1,4 +1,6 @@
-"""What a submission image runs: ``python -m nnunet_box.inference.entry``. Needs neither the command line nor training."""
+"""What a submission image runs: ``python -m nnunet_box.inference.entry``. Needs neither the command line nor
+training.
+"""
 
 from __future__ import annotations
 

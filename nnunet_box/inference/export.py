@@ -26,7 +26,8 @@ Grid = tuple[NDArray[np.float32], Placement]
 def labels_on_source(grids: Sequence[Grid], probabilities_file: Path | None = None) -> NDArray[np.uint8]:
     """Resample each configuration's probabilities linearly to the file's grid, average, take the most probable class.
 
-    Background outside the crop. With ``probabilities_file`` the average is kept too, as float16 (K, Z, Y, X) in a compressed,
+    Background outside the crop. With ``probabilities_file`` the average is kept too, as float16 (K, Z, Y, X) in a
+    compressed,
     chunked file. Neither needs all classes at full size in memory.
 
     Raises

@@ -113,7 +113,8 @@ def predict_folder(
     resume: bool = False,
     save_probabilities: bool = False,
 ) -> dict[str, Any]:
-    """Predict and write every case; returns and writes ``run.json`` (per case: seconds by stage, peak memory, voxels per label).
+    """Predict and write every case; returns and writes ``run.json`` (per case: seconds by stage, peak memory, voxels
+    per label).
 
     With ``resume`` cases whose file is there are left alone; files are whole or absent, so they are good.
 

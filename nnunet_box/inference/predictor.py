@@ -41,7 +41,8 @@ def predict_probabilities(
 ) -> NDArray[np.float32]:
     """Mean softmax (K, Z, Y, X) of (C, Z, Y, X) over networks, windows and mirrored copies.
 
-    A patch of two axes is moved over every slice along the first axis. Memory does not grow with the number of networks:
+    A patch of two axes is moved over every slice along the first axis. Memory does not grow with the number of
+    networks:
     ``networks`` may be a generator that loads them one by one.
     """
     planar = len(patch) == 2

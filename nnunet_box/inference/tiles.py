@@ -14,7 +14,9 @@ LEAST_WEIGHT = 1e-3
 
 
 def axis_starts(length: int, edge: int) -> list[int]:
-    """First voxels of windows of ``edge`` over ``length`` >= ``edge``, evenly spread, each step at most half the window."""
+    """First voxels of windows of ``edge`` over ``length`` >= ``edge``, evenly spread, each step at most half the
+    window.
+    """
     if length <= edge:
         return [0]
     count = int(np.ceil((length - edge) / (edge / 2))) + 1
@@ -22,12 +24,16 @@ def axis_starts(length: int, edge: int) -> list[int]:
 
 
 def tile_starts(shape: Sequence[int], patch: Sequence[int]) -> list[tuple[int, ...]]:
-    """First voxels of all windows, in scan order; neighbours overlap by at least half a patch (paper, Method, Inference)."""
+    """First voxels of all windows, in scan order; neighbours overlap by at least half a patch (paper, Method,
+    Inference).
+    """
     return list(product(*(axis_starts(length, edge) for length, edge in zip(shape, patch, strict=True))))
 
 
 def tile_weight(patch: Sequence[int], weighting: str) -> NDArray[np.float32]:
-    """Weight of each voxel of a patch: ``gaussian`` (peak 1, sigma an eighth of the patch) or ``plain`` (1 everywhere)."""
+    """Weight of each voxel of a patch: ``gaussian`` (peak 1, sigma an eighth of the patch) or ``plain`` (1
+    everywhere).
+    """
     if weighting == "plain":
         return np.ones(tuple(patch), dtype=np.float32)
     if weighting != "gaussian":

@@ -1,4 +1,6 @@
-"""The U-Net of the paper (Method, Network architectures): plain, padded, instance norm, leaky ReLU, no deep supervision."""
+"""The U-Net of the paper (Method, Network architectures): plain, padded, instance norm, leaky ReLU, no deep
+supervision.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ def _block(dimensions: int, inputs: int, outputs: int, kernel: Sequence[int], st
     padding = tuple(size // 2 for size in kernel)
     return nn.Sequential(
         _CONV[dimensions](inputs, outputs, tuple(kernel), stride=tuple(stride), padding=padding),
-        # Instance norm: one group a channel. Unlike torch's InstanceNorm it keeps channels-last memory, 9 % a step on a CPU.
+        # Instance norm: one group a channel. Unlike torch's InstanceNorm it keeps channels-last memory, 9 % a step
+        # on a CPU.
         nn.GroupNorm(outputs, outputs, eps=NORM_EPS),
         nn.LeakyReLU(LEAK, inplace=True),
     )
@@ -37,7 +40,8 @@ def _stage(dimensions: int, inputs: int, outputs: int, kernel: Sequence[int], st
 class UNet(nn.Module):
     """Encoder and decoder of two convolutions a stage, joined by concatenation.
 
-    A strided convolution goes down, a transposed convolution without bias (kernel = stride) up; the 1x1 head has no bias
+    A strided convolution goes down, a transposed convolution without bias (kernel = stride) up; the 1x1 head has no
+    bias
     (authors' code of April 2019, where the paper is silent).
 
     Parameters

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from nnunet_box.planning.fingerprint import ChannelIntensities
 
 MANTISSA_BITS_DROPPED = 11
-"""Float data keep 12 of 23 mantissa bits (relative error below 2^-12), which bounds the number of distinct values; integers stay exact."""
+"""Float data keep 12 of 23 mantissa bits (relative error below 2^-12), which bounds the number of distinct values;
+integers stay exact."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from nnunet_box.errors import NnboxError
 from nnunet_box.progress import track
 
 Item = TypeVar("Item")
@@ -36,6 +38,11 @@ def map_cases(
             try:
                 for future in track(as_completed(futures), what, total=len(futures)):
                     yield futures[future], future.result()
+            except BrokenProcessPool as error:
+                raise NnboxError(
+                    f"{what}: a worker process was killed, most likely because memory ran out with {workers} cases at "
+                    "once. Run it again with fewer: --processes 1."
+                ) from error
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

@@ -1,4 +1,6 @@
-"""One case from its file's grid to the network's: crop, resample, normalise. Used for training and for prediction alike."""
+"""One case from its file's grid to the network's: crop, resample, normalise. Used for training and for prediction
+alike.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ class Placement:
     """The way back from the network's grid to the file's.
 
     shape: the file's (Z, Y, X). box: what was kept of it. spacing: of the file, mm (Z, Y, X).
-    axis_order: the network's axes in terms of the file's. target_spacing, target_shape: the network's grid, in the file's axes.
+    axis_order: the network's axes in terms of the file's. target_spacing, target_shape: the network's grid, in the
+        file's axes.
     """
 
     shape: Shape
@@ -46,7 +49,8 @@ class Placement:
 class PreparedCase:
     """A case on the network's grid, in the network's axes.
 
-    image: (C, Z, Y, X) float32. labels: (Z, Y, X) int8, -1 outside the nonzero mask where the plan uses it; None without labels.
+    image: (C, Z, Y, X) float32. labels: (Z, Y, X) int8, -1 outside the nonzero mask where the plan uses it; None
+        without labels.
     """
 
     image: NDArray[np.float32]

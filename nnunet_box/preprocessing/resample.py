@@ -1,13 +1,16 @@
 """Resampling as one small matrix per axis.
 
-A cubic B-spline interpolation (prefilter and gather) along an axis is linear, hence a matrix of target by source voxels; the
-three matrices are applied one after the other with BLAS. It equals the tensor-product spline of ``scipy.ndimage.zoom`` with
-``grid_mode`` and edge padding, which the authors' code reached through scikit-image, in float32 and without a padded copy.
+A cubic B-spline interpolation (prefilter and gather) along an axis is linear, hence a matrix of target by source
+voxels; the
+three matrices are applied one after the other with BLAS. It equals the tensor-product spline of
+``scipy.ndimage.zoom`` with
+``grid_mode`` and edge padding, which the authors' code reached through scikit-image, in float32 and without a padded
+copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -31,7 +34,8 @@ def resampled_shape(shape: Iterable[int], spacing: Iterable[float], target: Iter
 
 
 def low_resolution_axis(spacing: tuple[float, ...], target: tuple[float, ...]) -> int | None:
-    """Axis to treat apart, where the original spacing, else the target spacing, is anisotropic by more than 3 (paper, Method).
+    """Axis to treat apart, where the original spacing, else the target spacing, is anisotropic by more than 3
+    (paper, Method).
 
     None where the spacing is near isotropic, or where two axes share the coarsest spacing.
     """
@@ -51,7 +55,9 @@ def axis_orders(spacing: tuple[float, ...], target: tuple[float, ...], order: in
 
 @lru_cache(maxsize=256)
 def axis_matrix(source: int, target: int, order: int) -> NDArray[np.float32]:
-    """Weights (target, source) of interpolation of ``order`` 0, 1 or 3 along one axis; voxel centres aligned, edges extended."""
+    """Weights (target, source) of interpolation of ``order`` 0, 1 or 3 along one axis; voxel centres aligned, edges
+    extended.
+    """
     if source == target:
         return np.eye(source, dtype=np.float32)
     positions = (np.arange(target) + 0.5) * (source / target) - 0.5
@@ -81,7 +87,13 @@ def _cubic_weights(t: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, 3 * (1 - t) ** 3 - 6 * (1 - t) ** 2 + 4, t**3], axis=1) / 6
 
 
-def _scatter(positions, source, offsets, weights):  # type: ignore[no-untyped-def]
+def _scatter(
+    positions: NDArray[np.float64],
+    source: int,
+    offsets: NDArray[np.int64],
+    weights: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """Matrix (positions, source) with ``weights`` of each position's fraction at its floor plus ``offsets``."""
     base = np.floor(positions).astype(int)
     values = weights(positions - base)
     matrix = np.zeros((len(positions), source))
@@ -110,7 +122,9 @@ def _apply(volume: NDArray[np.float32], matrices: Matrices) -> NDArray[np.float3
 
 
 def resample_image(image: NDArray[np.float32], target: Shape, orders: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Resample (C, Z, Y, X) to ``target`` (Z, Y, X) voxels, third-order spline by default of the callers (paper, Method)."""
+    """Resample (C, Z, Y, X) to ``target`` (Z, Y, X) voxels, third-order spline by default of the callers (paper,
+    Method).
+    """
     source: Shape = (image.shape[1], image.shape[2], image.shape[3])
     if source == target:
         return image
@@ -143,8 +157,10 @@ def resample_slab(
 def resample_labels(labels: NDArray[np.uint8], target: Shape, orders: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Resample a label map (Z, Y, X) label by label, linearly, and give each voxel the label with the largest share.
 
-    Each label is worked on inside its own bounding box, so that cost follows the size of the structures. A tie goes to the
-    larger label, and to foreground against background, as in the authors' code; unlike there no gap stays between labels.
+    Each label is worked on inside its own bounding box, so that cost follows the size of the structures. A tie goes
+    to the
+    larger label, and to foreground against background, as in the authors' code; unlike there no gap stays between
+    labels.
     """
     if labels.shape == target:
         return labels

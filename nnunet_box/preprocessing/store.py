@@ -1,4 +1,6 @@
-"""The case store: preprocessed cases, chunked near the patch size and compressed, so that reading a patch reads a patch."""
+"""The case store: preprocessed cases, chunked near the patch size and compressed, so that reading a patch reads a
+patch.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,15 @@ from nnunet_box.preprocessing.pipeline import PreparedCase
 MOST_LOCATIONS = 10_000
 LEAST_SHARE = 0.01
 SEED = 1234
-"""Per class at most 10,000 foreground locations, but at least 1 % of its voxels (nnU-Net's later code; the paper is silent)."""
+"""Per class at most 10,000 foreground locations, but at least 1 % of its voxels (nnU-Net's later code; the paper is
+silent)."""
 
 
 @dataclass(frozen=True)
 class StoredCase:
-    """An open case. image: lazy (C, Z, Y, X) float32; labels: lazy (Z, Y, X) int8; locations: label to (n, 3) voxels (z, y, x)."""
+    """An open case. image: lazy (C, Z, Y, X) float32; labels: lazy (Z, Y, X) int8; locations: label to (n, 3) voxels
+    (z, y, x).
+    """
 
     id: str
     image: Any
@@ -53,7 +58,8 @@ def class_locations(labels: NDArray[np.int8]) -> dict[int, NDArray[np.int32]]:
 
 
 def write_case(folder: Path, case_id: str, prepared: PreparedCase, patch: tuple[int, ...]) -> None:
-    """Write one case as a folder ``<case>/`` of ``image.b2nd``, ``labels.b2nd`` and ``locations.safetensors``, whole or not at all.
+    """Write one case as a folder ``<case>/`` of ``image.b2nd``, ``labels.b2nd`` and ``locations.safetensors``, whole
+    or not at all.
 
     Raises
     ------

@@ -1,4 +1,5 @@
-"""Augmentation on the batchgenerators framework: elastic, scaling, rotation, gamma, mirroring (paper, Method, Training).
+"""Augmentation on the batchgenerators framework: elastic, scaling, rotation, gamma, mirroring (paper, Method,
+Training).
 
 Ranges and probabilities are those of the authors' code of April 2019, since the paper gives none.
 """
@@ -32,7 +33,9 @@ ELONGATED_2D = 1.5
 
 @dataclass(frozen=True)
 class SpatialRanges:
-    """How far a configuration's patches are moved. in_plane: each slice of a 3D patch is moved alike, in its plane only."""
+    """How far a configuration's patches are moved. in_plane: each slice of a 3D patch is moved alike, in its plane
+    only.
+    """
 
     patch_size: tuple[int, ...]
     in_plane: bool
@@ -102,7 +105,8 @@ class ZeroOutside(AbstractTransform):
 def build_augmentation(configuration: Configuration, mask_image: bool) -> Any:
     """The transform for batches of ``data`` (B, C, [Z,] Y, X) float32 and ``seg`` (B, 1, [Z,] Y, X) float32.
 
-    The patch read is larger than the configuration's (see ``SpatialRanges.source_size``) and cropped to its centre. Randomness
+    The patch read is larger than the configuration's (see ``SpatialRanges.source_size``) and cropped to its centre.
+    Randomness
     is numpy's global state, as everywhere in batchgenerators: the caller seeds it for each batch.
     """
     ranges = SpatialRanges.of(configuration)

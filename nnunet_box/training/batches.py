@@ -1,4 +1,6 @@
-"""Batches: drawn, read and augmented as a pure function of (seed, fold, epoch, batch), so that any run can be continued exactly."""
+"""Batches: drawn, read and augmented as a pure function of (seed, fold, epoch, batch), so that any run can be
+continued exactly.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ TRAINING, VALIDATION = 0, 1
 class BatchSource:
     """Where batches come from.
 
-    store: the configuration's case store. cases: ids to draw from. batch_size: samples a batch. purpose: training (augmented)
+    store: the configuration's case store. cases: ids to draw from. batch_size: samples a batch. purpose: training
+        (augmented)
     or validation (not).
     """
 

@@ -26,7 +26,8 @@ def save_weights(file: Path, network: nn.Module) -> None:
 def save_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Everything a run needs to go on. state: JSON values (epoch, schedule, moving averages, seed, settings).
 
-    There is no random state to save: batches are a function of (seed, fold, batch number), and the network draws nothing.
+    There is no random state to save: batches are a function of (seed, fold, batch number), and the network draws
+    nothing.
     """
     with write_beside(folder) as temporary:
         temporary.mkdir()

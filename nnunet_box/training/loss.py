@@ -12,8 +12,10 @@ SMOOTH = 1e-5
 def soft_dice(probabilities: Tensor, labels: Tensor, batch_dice: bool) -> Tensor:
     """Mean soft Dice of the foreground classes.
 
-    probabilities: (B, K, ...). labels: (B, ...) of 0..K-1. With ``batch_dice`` a class's overlap is pooled over the batch,
-    otherwise it is taken sample by sample. Background is left out, numerator and denominator are smoothed by 1e-5 (authors'
+    probabilities: (B, K, ...). labels: (B, ...) of 0..K-1. With ``batch_dice`` a class's overlap is pooled over the
+        batch,
+    otherwise it is taken sample by sample. Background is left out, numerator and denominator are smoothed by 1e-5
+    (authors'
     code of April 2019, without its squared intersection in the sample-wise case).
     """
     classes = probabilities.shape[1]

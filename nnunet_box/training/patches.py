@@ -24,7 +24,9 @@ class Patch:
 
 
 def forced_foreground(batch_size: int) -> list[bool]:
-    """Which samples must hold foreground: at least a third, the last ones, and at least one (2019 code: index >= round(B * 0.67))."""
+    """Which samples must hold foreground: at least a third, the last ones, and at least one (2019 code: index >=
+    round(B * 0.67)).
+    """
     first = min(round(batch_size * (1 - FOREGROUND_SHARE)), batch_size - 1)
     return [index >= first for index in range(batch_size)]
 
@@ -34,7 +36,8 @@ def patch_start(
 ) -> tuple[int, int, int]:
     """First voxel (z, y, x) of a patch of ``size``; may lie outside the case, where the patch is larger than it.
 
-    With ``foreground``: a class drawn evenly among those the case has, a voxel of it drawn evenly, the patch centred there as
+    With ``foreground``: a class drawn evenly among those the case has, a voxel of it drawn evenly, the patch centred
+    there as
     far as the case's borders let it.
     """
     lows, highs = [], []
@@ -56,7 +59,9 @@ def patch_start(
 
 
 def slice_with_foreground(case: StoredCase, random: np.random.Generator) -> int:
-    """Index along the first axis of a slice that holds a class drawn evenly; any slice where the case has no foreground."""
+    """Index along the first axis of a slice that holds a class drawn evenly; any slice where the case has no
+    foreground.
+    """
     if not case.locations:
         return int(random.integers(case.shape[0]))
     classes = sorted(case.locations)

@@ -16,7 +16,8 @@ LEAST_IMPROVEMENT = 1e-3
 
 @dataclass
 class PlateauSchedule:
-    """The paper's schedule: rate x 0.2 when the moving average of the training loss has not improved for 30 epochs, stop below
+    """The paper's schedule: rate x 0.2 when the moving average of the training loss has not improved for 30 epochs,
+    stop below
     1e-6 or at 1000 epochs. The average's weight (0.93) and the threshold (1e-3) are the authors' code's.
     """
 
@@ -48,7 +49,8 @@ class PlateauSchedule:
 class BudgetSchedule:
     """A named departure for people without a GPU: the whole course of the rate fits into a given number of seconds.
 
-    The rate warms up over the first ``WARM_UP`` of the budget and then falls polynomially to zero as time runs out, so that a
+    The rate warms up over the first ``WARM_UP`` of the budget and then falls polynomially to zero as time runs out,
+    so that a
     run on a slow or a busy machine still ends annealed and on time.
     """
 

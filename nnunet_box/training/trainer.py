@@ -39,7 +39,8 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """One run. epochs: at most so many, 1000 by default. budget_seconds: fit the run into this time instead. workers: processes
+    """One run. epochs: at most so many, 1000 by default. budget_seconds: fit the run into this time instead.
+    workers: processes
     that make batches, None chooses. checkpoint_seconds: least time between two checkpoints.
     """
 
@@ -142,7 +143,8 @@ class Trainer:
         assert isinstance(self.schedule, BudgetSchedule)
         self.schedule.spent += time.monotonic() - started
         say(
-            f"Budget {seconds / 60:.0f} min: batches of {batch} (planned {self.configuration.batch_size}), {sample_seconds * batch:.2f} s each"
+            f"Budget {seconds / 60:.1f} min: batches of {batch} (planned {self.configuration.batch_size}), "
+            f"{sample_seconds * batch:.2f} s each"
         )
 
     def _source(self, purpose: int) -> BatchSource:
@@ -213,7 +215,9 @@ class Trainer:
 
     @torch.inference_mode()
     def _validate_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], count: int) -> float:
-        """Foreground Dice over pooled voxels of a few validation patches: an estimate, for the log and the person watching."""
+        """Foreground Dice over pooled voxels of a few validation patches: an estimate, for the log and the person
+        watching.
+        """
         if self.schedule.finished and isinstance(self.schedule, BudgetSchedule):
             return float("nan")
         started = time.monotonic()

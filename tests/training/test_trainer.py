@@ -1,0 +1,132 @@
+"""Training learns, and an interrupted run ends with the weights of an uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nnunet_box.dataset.splits import Fold
+from nnunet_box.errors import InvalidData, NnboxError, UsageError
+from nnunet_box.training import trainer as trainer_module
+from nnunet_box.training.trainer import Trainer, TrainingSettings
+from tests.training.toys import toy_plan, toy_store
+
+SETTINGS = TrainingSettings("3d_fullres", 0, epochs=4, batches_per_epoch=5, workers=0, checkpoint_seconds=0.0)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Fold]:
+    folder = tmp_path_factory.mktemp("store")
+    names = toy_store(folder, 5)
+    return folder, Fold(train=names[:4], val=names[4:])
+
+
+def trainer(store: tuple[Path, Fold], folder: Path, settings: TrainingSettings = SETTINGS) -> Trainer:
+    return Trainer(toy_plan(), store[0], store[1], folder, settings)
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """Interrupt in the middle of the epoch after ``epochs``."""
+    whole = Trainer._train_epoch
+
+    def stop(self: Trainer, batches: object, count: int) -> float:
+        if self.progress.epoch == epochs:
+            whole(self, batches, count // 2)  # type: ignore[arg-type]
+            raise KeyboardInterrupt
+        return whole(self, batches, count)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trainer, "_train_epoch", stop)
+
+
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+def test_interrupted_equals_uninterrupted(
+    store: tuple[Path, Fold], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configuration: str
+) -> None:
+    settings = replace(SETTINGS, configuration=configuration)
+    straight = load_file(trainer(store, tmp_path / "straight", settings).run(resume=False))
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 2)
+        with pytest.raises(KeyboardInterrupt):
+            trainer(store, tmp_path / "broken", settings).run(resume=False)
+    with pytest.raises(UsageError, match="--resume"):
+        trainer(store, tmp_path / "broken", settings).run(resume=False)
+    torch.manual_seed(99)
+    resumed = load_file(trainer(store, tmp_path / "broken", settings).run(resume=True))
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    epochs = [json.loads(line)["epoch"] for line in (tmp_path / "broken" / "log.jsonl").read_text().splitlines()]
+    assert epochs == [1, 2, 3, 4]
+
+
+def test_schedule_and_moments_come_back(store: tuple[Path, Fold], tmp_path: Path) -> None:
+    first = trainer(store, tmp_path)
+    first.run(resume=False)
+    second = trainer(store, tmp_path, replace(SETTINGS, epochs=9))
+    second._restore()
+    assert second.progress.epoch == 3, "the checkpoint is of the epoch before the last"
+    assert second.schedule.average is not None and second.schedule.most_epochs == 9  # type: ignore[union-attr]
+    moments = second.optimizer.state_dict()["state"]
+    assert {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step"} <= set(moments[0])
+    assert float(moments[0]["step"]) == 15
+
+
+@pytest.mark.slow
+def test_it_learns(store: tuple[Path, Fold], tmp_path: Path) -> None:
+    run = trainer(store, tmp_path, replace(SETTINGS, epochs=6, batches_per_epoch=40))
+    run.run(resume=False)
+    losses = [line["loss"] for line in run.progress.history]
+    assert losses[-1] < losses[0] - 0.5
+    assert run.progress.history[-1]["validation_dice"] > 0.6
+
+
+def test_a_budget_ends_on_time_annealed(store: tuple[Path, Fold], tmp_path: Path) -> None:
+    run = trainer(store, tmp_path, replace(SETTINGS, epochs=None, batches_per_epoch=250, budget_seconds=4.0))
+    run.run(resume=False)
+    assert run.schedule.finished and run.schedule.epochs_done > 3
+    assert run.progress.batch_size == 2
+    assert run.progress.history[-1]["rate"] < 1e-5
+
+
+def test_another_seed_does_not_continue(store: tuple[Path, Fold], tmp_path: Path) -> None:
+    trainer(store, tmp_path).run(resume=False)
+    with pytest.raises(UsageError, match="other settings"):
+        trainer(store, tmp_path, replace(SETTINGS, seed=5)).run(resume=True)
+    with pytest.raises(UsageError, match="--budget"):
+        trainer(store, tmp_path, replace(SETTINGS, budget_seconds=5.0)).run(resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(store: tuple[Path, Fold], tmp_path: Path) -> None:
+    trainer(store, tmp_path).run(resume=False)
+    (tmp_path / "checkpoint" / "optimizer.safetensors").write_bytes(b"\0" * 40)
+    with pytest.raises(InvalidData, match="--restart"):
+        trainer(store, tmp_path).run(resume=True)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(
+    store: tuple[Path, Fold], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = trainer_module.segmentation_loss
+    monkeypatch.setattr(trainer_module, "segmentation_loss", lambda *values: loss(*values) * float("nan"))
+    with pytest.raises(NnboxError, match="not a number"):
+        trainer(store, tmp_path).run(resume=False)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(
+    store: tuple[Path, Fold], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(store, tmp_path)
+    run.run(resume=False)
+    before = (tmp_path / "checkpoint" / "state.json").read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nnunet_box.training.checkpoint.save_file", full)
+    with pytest.raises(NnboxError, match="No space left"):
+        run._save()
+    assert (tmp_path / "checkpoint" / "state.json").read_text() == before
+    assert not list(tmp_path.glob("*.nnbox-tmp-*")) and not list(tmp_path.glob(".nnbox-tmp-*"))
