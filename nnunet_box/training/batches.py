@@ -4,7 +4,7 @@ continued exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,10 @@ class BatchSet(Dataset[tuple[Tensor, Tensor]]):
             else ZeroOutside(source.mask_image)
         )
         ranges = SpatialRanges.of(source.configuration)
-        self.read_size = ranges.source_size() if source.augment else tuple(source.configuration.patch_size)
+        self.patch_size = tuple(source.configuration.patch_size)
+        self.read_size = ranges.source_size() if source.augment else self.patch_size
+        # The patch that is left after augmentation lies in the middle of what is read, and is what is placed in the case.
+        self.margin = [(read - kept) // 2 for read, kept in zip(self.read_size, self.patch_size, strict=True)]
         self._open: dict[str, StoredCase] = {}
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
@@ -73,13 +76,16 @@ class BatchSet(Dataset[tuple[Tensor, Tensor]]):
     def _sample(self, random: np.random.Generator, foreground: bool) -> Patch:
         case = self._case(self.source.cases[random.integers(len(self.source.cases))])
         if len(self.read_size) == 3:
-            return read_patch(case, patch_start(case, self.read_size, foreground, random), self.read_size)
+            start = patch_start(case, self.patch_size, foreground, random)
+            return read_patch(case, self._with_margin(start), self.read_size)
         plane = slice_with_foreground(case, random) if foreground else int(random.integers(case.shape[0]))
         in_plane = _one_slice(case, plane) if foreground else case
-        size = (1, *self.read_size)
-        start = patch_start(in_plane, size, foreground, random)
-        patch = read_patch(case, (plane, *start[1:]), size)
+        start = patch_start(in_plane, (1, *self.patch_size), foreground, random)
+        patch = read_patch(case, (plane, *self._with_margin(start[1:])), (1, *self.read_size))
         return Patch(patch.image[:, 0], patch.labels[0])
+
+    def _with_margin(self, start: Sequence[int]) -> list[int]:
+        return [first - margin for first, margin in zip(start, self.margin, strict=True)]
 
     def _case(self, case_id: str) -> StoredCase:
         if case_id not in self._open:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from nnunet_box.preprocessing.store import StoredCase
 
-FOREGROUND_SHARE = 1 / 3
-"""Share of a batch's patches that are guaranteed to hold foreground (paper, Method, Training)."""
+FREE_SHARE = 0.67
+"""Share of a batch's patches drawn freely; the others, a third, hold foreground for sure (paper, Method, Training).
+The two digits are those of the authors' code of April 2019."""
 OUTSIDE = -1
 
 
@@ -24,10 +25,11 @@ class Patch:
 
 
 def forced_foreground(batch_size: int) -> list[bool]:
-    """Which samples must hold foreground: at least a third, the last ones, and at least one (2019 code: index >=
-    round(B * 0.67)).
+    """Which samples must hold foreground: a third of the batch, rounded, the last ones, and at least one.
+
+    The authors' code of April 2019 takes those from index round(B * 0.67) on.
     """
-    first = min(round(batch_size * (1 - FOREGROUND_SHARE)), batch_size - 1)
+    first = min(round(batch_size * FREE_SHARE), batch_size - 1)
     return [index >= first for index in range(batch_size)]
 
 

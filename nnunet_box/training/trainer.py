@@ -94,7 +94,8 @@ class Trainer:
         else:
             self.schedule = BudgetSchedule(settings.budget_seconds, BUDGET_PEAK_RATE)
         self.progress = Progress(self.configuration.batch_size, settings.batches_per_epoch)
-        self.batch_dice = self.configuration.dimensions == 2 or "3d_lowres" in plan.configurations
+        cascaded = "3d_lowres" in plan.configurations and settings.configuration != "3d_lowres"
+        self.batch_dice = self.configuration.dimensions == 2 or cascaded
 
     @property
     def checkpoint(self) -> Path:

@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from nnunet_box.planning.plan import Configuration
-from nnunet_box.preprocessing.store import open_case
+from nnunet_box.preprocessing.store import open_case, write_case
 from nnunet_box.training.augmentation import FoldDepthIntoChannels, SpatialRanges, ZeroOutside, build_augmentation
 from nnunet_box.training.batches import BatchSet, BatchSource, batch_loader
 from nnunet_box.training.patches import forced_foreground, patch_start, read_patch, slice_with_foreground
-from tests.training.toys import SLICES, VOLUME, toy_store
+from tests.training.toys import SLICES, VOLUME, toy_case, toy_store
 
 
-@pytest.mark.parametrize(("batch", "forced"), [(1, 1), (2, 1), (3, 1), (4, 1), (6, 2), (9, 3), (12, 4), (40, 13)])
+@pytest.mark.parametrize(
+    ("batch", "forced"), [(1, 1), (2, 1), (3, 1), (4, 1), (6, 2), (9, 3), (12, 4), (40, 13), (50, 16)]
+)
 def test_about_a_third_is_guaranteed_foreground(batch: int, forced: int) -> None:
     flags = forced_foreground(batch)
     assert len(flags) == batch
@@ -92,6 +94,24 @@ def test_a_batch_follows_from_its_number_alone(tmp_path: Path) -> None:
     for change in ({"seed": 2}, {"fold": 1}, {"purpose": 1}):
         other = BatchSet(source(tmp_path, VOLUME, names, **change))[4][0]
         assert not torch.equal(first[0][0], other)
+
+
+def test_every_voxel_of_a_case_is_trained_on_in_spite_of_the_margin(tmp_path: Path) -> None:
+    """What is read is larger than the patch; it is the patch in its middle that must reach the borders, and no further."""
+    shape = (10, 40, 36)
+    prepared = toy_case(0, shape)
+    prepared.image[0] = 5 + np.indices(shape)[1]
+    write_case(tmp_path, "ramp", prepared, (8, 16, 16))
+    batches = BatchSet(source(tmp_path, VOLUME, ["ramp"]))
+    batches.transform = lambda **batch: batch
+    margin = batches.margin
+    seen = set()
+    for number in range(60):
+        image, _ = batches[number]
+        middle = image[:, 0, margin[0] : margin[0] + 8, margin[1] : margin[1] + 16, margin[2] : margin[2] + 16]
+        assert middle.min() >= 5, "the patch itself stays inside the case"
+        seen.update(middle.unique().tolist())
+    assert seen == set(range(5, 45))
 
 
 @pytest.mark.slow
