@@ -83,7 +83,12 @@ def image_recipe(
     folder: where the bundle's weights are. bundle: what the image says of itself, its challenge included.
     pins, wheels: what ``inference_pins`` and ``fill_wheelhouse`` return, nnunet_box's own wheel last.
     base_identifier: the engine's name for the very base image, for the labels.
+
+    Raises
+    ------
+    UsageError: the bundle names no challenge, so the image would not know whose test layout it reads.
     """
+    challenge = agreed_challenge(folder, bundle, bundle.challenge)
     bundled = bundle_files(folder, bundle)
     *needed, program = wheels
     requirements = "".join(f"{pin}\n" for pin in pins).encode()
@@ -92,7 +97,7 @@ def image_recipe(
         "org.opencontainers.image.description": profile.title,
         "org.opencontainers.image.version": __version__,
         "org.opencontainers.image.base.name": base_image,
-        "nnbox.challenge": bundle.challenge or "",
+        "nnbox.challenge": challenge,
         "nnbox.dataset": bundle.dataset,
         "nnbox.profile": profile.name,
         "nnbox.postprocessing": bundle.postprocessing.model_dump_json(),
@@ -101,7 +106,7 @@ def image_recipe(
     }
     if base_identifier is not None:
         labels["nnbox.base.id"] = base_identifier
-    dockerfile = render_dockerfile(profile, base_image, labels)
+    dockerfile = render_dockerfile(profile, base_image, challenge, labels)
     context = BuildContext(
         (
             ContextFile("Dockerfile", dockerfile.encode()),

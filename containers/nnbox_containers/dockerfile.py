@@ -9,6 +9,7 @@ from importlib.resources import files
 from string import Template
 
 from nnbox_containers.profiles import Profile
+from nnbox_containers.wheelhouse import ADAPTERS
 from nnunet_box.errors import UsageError
 
 ENTRY_MODULE = "nnunet_box.inference.entry"
@@ -27,8 +28,14 @@ def entrypoint(profile: Profile) -> list[str]:
     return [VENV_PYTHON, "-m", ENTRY_MODULE, "--bundle", BUNDLE, "--input", profile.input, "--output", profile.output]
 
 
-def render_dockerfile(profile: Profile, base_image: str, labels: Mapping[str, str]) -> str:
-    """The Dockerfile of a submission image; ``labels`` become its last instruction.
+def import_check(challenge: str) -> list[str]:
+    """A command that fails unless everything the program and the challenge's adapter import is in the image."""
+    adapter = f"(found,) = entry_points(group={ADAPTERS!r}, name={challenge!r}); found.load()"
+    return [VENV_PYTHON, "-c", f"import {ENTRY_MODULE}; from importlib.metadata import entry_points; {adapter}"]
+
+
+def render_dockerfile(profile: Profile, base_image: str, challenge: str, labels: Mapping[str, str]) -> str:
+    """The Dockerfile of a submission image for ``challenge``; ``labels`` become its last instruction.
 
     Raises
     ------
@@ -43,7 +50,7 @@ def render_dockerfile(profile: Profile, base_image: str, labels: Mapping[str, st
         uid=uid,
         gid=gid,
         output=profile.output,
-        entry_module=ENTRY_MODULE,
+        import_check=json.dumps(import_check(challenge)),
         entrypoint=json.dumps(entrypoint(profile)),
         labels=" \\\n      ".join(f"{_quoted(key)}={_quoted(value)}" for key, value in sorted(labels.items())),
     )

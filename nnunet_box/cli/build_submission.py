@@ -120,13 +120,19 @@ def bundle(
 
     Example: nnbox build-submission bundle acdc -o acdc-bundle
     """
-    from nnunet_box.dataset.dataset import find_dataset
-    from nnunet_box.workspace import Workspace
+    import shutil
 
-    paths = Workspace(workspace, find_dataset(workspace, dataset).name)
-    destination = output or paths.bundle
-    _write_bundle(workspace, paths.dataset, destination)
-    typer.echo(str(destination))
+    from nnunet_box.cli.common import open_dataset
+    from nnunet_box.execution.choose import bundle_dataset
+    from nnunet_box.files import write_beside
+
+    paths, opened = open_dataset(workspace, dataset)
+    bundle_dataset(paths, opened)
+    if output is not None:
+        with write_beside(output) as temporary:
+            shutil.copytree(paths.bundle, temporary)
+    typer.echo(str(output or paths.bundle))
+    say(f"Next: nnbox build-submission image {output or opened.name}")
 
 
 def wheelhouse(
@@ -175,21 +181,23 @@ def profiles(as_json: JsonOption = False) -> None:
 def _find_bundle(workspace: Path, dataset: str | None, challenge: str | None) -> tuple[Path, Bundle]:
     """The folder of the bundle that is meant, and its content; made first where a selection exists and no bundle."""
     from nnunet_box.bundle import BUNDLE_FILE, load_bundle
+    from nnunet_box.cli.common import open_dataset
     from nnunet_box.errors import UsageError
     from nnunet_box.workspace import Workspace
 
     name = dataset if dataset is not None else _only_bundle(workspace, challenge)
     if (Path(name) / BUNDLE_FILE).is_file():
-        folder = Path(name)
-    else:
-        # A dataset may also be named by the path of its folder.
-        paths = Workspace(workspace, Path(name).name)
-        folder = paths.bundle
-        if not folder.is_dir():
-            if not paths.selection.is_file():
-                raise UsageError(f"No trained model of {paths.dataset} in {workspace}: nnbox train-all {paths.dataset}")
-            _write_bundle(workspace, paths.dataset, folder)
-    return folder, load_bundle(folder, check_weights=True)
+        return Path(name), load_bundle(Path(name), check_weights=True)
+    # A dataset may also be named by the path of its folder.
+    paths = Workspace(workspace, Path(name).name)
+    if not paths.bundle.is_dir():
+        if not paths.selection.is_file():
+            raise UsageError(f"No trained model of {paths.dataset} in {workspace}: nnbox train-all {paths.dataset}")
+        from nnunet_box.execution.choose import bundle_dataset
+
+        bundle_dataset(*open_dataset(workspace, name))
+        say(f"Bundled {paths.dataset} into {paths.bundle}")
+    return paths.bundle, load_bundle(paths.bundle, check_weights=True)
 
 
 def _only_bundle(workspace: Path, challenge: str | None) -> str:
@@ -212,30 +220,6 @@ def _only_bundle(workspace: Path, challenge: str | None) -> str:
     if len(ready) > 1:
         raise UsageError(f"Which data set? {workspace} holds models of {', '.join(ready)}; name one.")
     return ready[0]
-
-
-def _write_bundle(workspace: Path, dataset: str, destination: Path) -> None:
-    from nnunet_box.bundle import write_bundle
-    from nnunet_box.dataset.dataset import find_dataset, load_dataset
-    from nnunet_box.evaluation.selection import load_selection
-    from nnunet_box.planning.plan import load_plan
-    from nnunet_box.workspace import Workspace
-
-    paths = Workspace(workspace, dataset)
-    selection = load_selection(paths.selection)
-    write_bundle(
-        destination,
-        dataset=dataset,
-        challenge=load_dataset(find_dataset(workspace, dataset)).challenge,
-        plan=load_plan(paths.plan),
-        weights={
-            configuration: {fold: paths.fold(configuration, fold) / "weights.safetensors" for fold in selection.folds}
-            for configuration in selection.chosen
-        },
-        postprocessing=selection.postprocessing,
-        cross_validation_dice=selection.best.mean_foreground_dice,
-    )
-    say(f"Bundled {dataset} ({'+'.join(selection.chosen)}) into {destination}")
 
 
 def _shipped(bundle: Bundle, challenge: str, rule: PostprocessingRule) -> Bundle:

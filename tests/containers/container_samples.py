@@ -6,10 +6,15 @@ import zipfile
 from pathlib import Path
 
 from nnunet_box.bundle import Bundle, load_bundle, write_bundle
-from nnunet_box.evaluation.postprocessing import Postprocessing
-from nnunet_box.files import TEMPORARY_MARK
+from nnunet_box.evaluation.postprocessing import Postprocessing, PostprocessingDecision
+from nnunet_box.evaluation.selection import Candidate, Selection
+from nnunet_box.files import TEMPORARY_MARK, write_json
 from nnunet_box.planning.fingerprint import Fingerprint
+from nnunet_box.planning.plan import Plan
 from nnunet_box.planning.planner import make_plan
+from nnunet_box.workspace import Workspace
+
+LABELS = {0: "background", 1: "RV", 2: "MLV", 3: "LVC"}
 
 # What answers as `python -m nnunet_box.inference.entry` in an image without torch: it tells how it was started, and
 # writes one file where the real one would.
@@ -58,8 +63,8 @@ def write_wheel(folder: Path, name: str, version: str, files: dict[str, str]) ->
     return path
 
 
-def make_bundle(folder: Path, challenge: str | None = "acdc", dataset: str = "acdc") -> Bundle:
-    """A bundle with random bytes for weights: nothing here looks into them."""
+def small_plan(dataset: str) -> Plan:
+    """The plan of ten small cases with ACDC's labels."""
     fingerprint = Fingerprint(
         spacings=((1.0, 1.0, 1.0),),
         sizes=((20, 20, 20),),
@@ -68,7 +73,38 @@ def make_bundle(folder: Path, challenge: str | None = "acdc", dataset: str = "ac
         foreground_classes=3,
         size_after_crop_ratio=1.0,
     )
-    labels = {0: "background", 1: "RV", 2: "MLV", 3: "LVC"}
+    return make_plan(fingerprint, dataset, LABELS)
+
+
+def make_selected_model(workspace: Path, dataset: str) -> None:
+    """A data set of one case without voxels, its plan, two trained folds, a selection with postprocessing."""
+    paths = Workspace(workspace, dataset)
+    raw = workspace / "datasets" / dataset
+    for folder, name in (("imagesTr", "a_0000.nii.gz"), ("labelsTr", "a.nii.gz")):
+        (raw / folder).mkdir(parents=True)
+        (raw / folder / name).touch()
+    names = {name: value for value, name in LABELS.items()}
+    write_json(raw / "dataset.json", {"channel_names": {"0": "MRI"}, "labels": names, "file_ending": ".nii.gz"})
+    write_json(paths.plan, small_plan(dataset).model_dump(mode="json", exclude_none=True))
+    for fold in (0, 1):
+        paths.fold("2d", fold).mkdir(parents=True)
+        (paths.fold("2d", fold) / "weights.safetensors").write_bytes(bytes([fold]) * 100)
+    candidate = Candidate(configurations=("2d",), dice={1: 0.7, 2: 0.8, 3: 0.9}, mean_foreground_dice=0.8)
+    decision = PostprocessingDecision(cases=1, trials=(), postprocessing=Postprocessing(steps=((3,),)))
+    selection = Selection(
+        dataset=dataset,
+        labels=LABELS,
+        folds=(0, 1),
+        cases=1,
+        candidates=(candidate,),
+        chosen=("2d",),
+        postprocessing_decision=decision,
+    )
+    write_json(paths.selection, selection.model_dump(mode="json"))
+
+
+def make_bundle(folder: Path, challenge: str | None = "acdc", dataset: str = "acdc") -> Bundle:
+    """A bundle with random bytes for weights: nothing here looks into them."""
     source = folder.parent / f"{folder.name}-weights"
     source.mkdir(parents=True)
     weights = {fold: source / f"{fold}.safetensors" for fold in (0, 1)}
@@ -78,7 +114,7 @@ def make_bundle(folder: Path, challenge: str | None = "acdc", dataset: str = "ac
         folder,
         dataset=dataset,
         challenge=challenge,
-        plan=make_plan(fingerprint, dataset, labels),
+        plan=small_plan(dataset),
         weights={"2d": weights},
         postprocessing=Postprocessing(steps=((2,),)),
     )
@@ -87,8 +123,13 @@ def make_bundle(folder: Path, challenge: str | None = "acdc", dataset: str = "ac
 
 def probe_wheel(folder: Path, entry: str = PROBE_ENTRY) -> Path:
     """The stand-in for nnunet_box, with ``entry`` for its inference.entry module."""
-    files = {"nnunet_box/__init__.py": "", "nnunet_box/inference/__init__.py": ""}
-    return write_wheel(folder, "nnunet_box", "0.0.1", {**files, "nnunet_box/inference/entry.py": entry})
+    files = {
+        "nnunet_box/__init__.py": "",
+        "nnunet_box/inference/__init__.py": "",
+        "nnunet_box/inference/entry.py": entry,
+        "nnunet_box-0.0.1.dist-info/entry_points.txt": "[nnunet_box.challenges]\nacdc = nnunet_box:__name__\n",
+    }
+    return write_wheel(folder, "nnunet_box", "0.0.1", files)
 
 
 def no_temporaries(folder: Path) -> bool:

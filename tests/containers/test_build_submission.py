@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import typer
-from container_samples import make_bundle, no_temporaries, write_wheel
+from container_samples import make_bundle, make_selected_model, no_temporaries, write_wheel
 from test_image import THIS_PYTHON
 from typer.testing import CliRunner, Result
 
@@ -21,6 +21,7 @@ from nnbox_containers.engine import BuildFailed, ImageFacts, RunResult
 from nnbox_containers.fake_engine import FakeEngine
 from nnbox_containers.wheelhouse import Pin
 from nnunet_box import __version__
+from nnunet_box.bundle import load_bundle
 from nnunet_box.cli import build_submission
 from nnunet_box.errors import EngineUnavailable, InvalidData, UsageError
 from nnunet_box.files import read_json
@@ -155,6 +156,29 @@ def test_without_a_model_the_command_to_run_is_named(tmp_path, engine):
     refusal = image(tmp_path, "heart").exception
     assert isinstance(refusal, UsageError)
     assert "nnbox train-all heart" in str(refusal)
+
+
+def test_a_selected_model_is_bundled_on_the_way(tmp_path, engine):
+    make_selected_model(tmp_path, "heart")
+    result = image(tmp_path, "--challenge", "acdc", "--tag", "mine:2")
+    assert result.exit_code == 0, result.output
+    assert f"Bundled heart into {tmp_path / 'bundles' / 'heart'}" in result.stderr
+    assert json.loads(engine.images["mine:2"].labels["nnbox.postprocessing"])["steps"] == [[3]]
+    assert load_bundle(tmp_path / "bundles" / "heart", check_weights=True).challenge is None
+
+
+def test_the_bundle_alone(tmp_path):
+    make_selected_model(tmp_path, "heart")
+    result = nnbox("build-submission", "bundle", "--workspace", tmp_path)
+    assert result.stdout == f"{tmp_path / 'bundles' / 'heart'}\n"
+    result = nnbox("build-submission", "bundle", "heart", "-o", tmp_path / "out", "--workspace", tmp_path)
+    assert result.stdout == f"{tmp_path / 'out'}\n"
+    bundle = load_bundle(tmp_path / "out", check_weights=True)
+    assert [entry.fold for member in bundle.members for entry in member.weights] == [0, 1]
+    assert bundle == load_bundle(tmp_path / "bundles" / "heart")
+    assert no_temporaries(tmp_path)
+    (tmp_path / "models" / "heart" / "selection.json").unlink()
+    assert isinstance(nnbox("build-submission", "bundle", "--workspace", tmp_path).exception, InvalidData)
 
 
 def test_a_damaged_bundle_is_not_shipped(workspace, engine):

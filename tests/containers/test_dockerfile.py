@@ -18,13 +18,13 @@ def instructions(text: str) -> list[str]:
 
 
 def test_same_values_same_text_whatever_the_order_of_labels():
-    one = render_dockerfile(FOLDER, "python:3.11-slim", {"a": "1", "b": "2"})
-    assert one == render_dockerfile(FOLDER, "python:3.11-slim", {"b": "2", "a": "1"})
+    one = render_dockerfile(FOLDER, "python:3.11-slim", "acdc", {"a": "1", "b": "2"})
+    assert one == render_dockerfile(FOLDER, "python:3.11-slim", "acdc", {"b": "2", "a": "1"})
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=lambda profile: profile.name)
 def test_every_profile_renders_for_the_classic_builder(profile):
-    text = render_dockerfile(profile, "python:3.11-slim", {"x": "y"})
+    text = render_dockerfile(profile, "python:3.11-slim", "acdc", {"x": "y"})
     assert not re.search(r"--mount|<<|--link|--chmod|\$\{", "\n".join(instructions(text)))
     assert "syntax=" not in text
     words = [line.split()[0] for line in instructions(text)]
@@ -34,7 +34,7 @@ def test_every_profile_renders_for_the_classic_builder(profile):
 
 
 def test_order_user_and_entrypoint_of_the_folder_image():
-    lines = instructions(render_dockerfile(FOLDER, "registry.local:5000/base/python:3.11", {"x": "y"}))
+    lines = instructions(render_dockerfile(FOLDER, "registry.local:5000/base/python:3.11", "acdc", {"x": "y"}))
     assert [line for line in lines if line.startswith("FROM")] == [
         "FROM registry.local:5000/base/python:3.11 AS environment",
         "FROM registry.local:5000/base/python:3.11",
@@ -55,8 +55,21 @@ def test_order_user_and_entrypoint_of_the_folder_image():
     ]  # fmt: skip
 
 
+def test_the_build_imports_the_program_and_the_one_adapter():
+    for challenge in ("acdc", """a'b"c\n"""):
+        lines = instructions(render_dockerfile(FOLDER, "python:3.11-slim", challenge, {"x": "y"}))
+        (check,) = [line for line in lines if line.startswith("RUN [")]
+        python, option, program = json.loads(check.removeprefix("RUN "))
+        assert (python, option) == ("/opt/nnbox/venv/bin/python", "-c")
+        assert program.startswith("import nnunet_box.inference.entry;")
+        assert f"name={challenge!r}" in program
+        compile(program, "check", "exec")
+        # Once the user is set: what only root may read would pass before.
+        assert lines.index("USER 1000:1000") < lines.index(check)
+
+
 def test_labels_keep_quotes_dollars_and_lines_harmless():
-    text = render_dockerfile(FOLDER, "python:3.11-slim", {"x": 'a "b" $HOME \\ c\nRUN rm -rf /', "y": "1"})
+    text = render_dockerfile(FOLDER, "python:3.11-slim", "acdc", {"x": 'a "b" $HOME \\ c\nRUN rm -rf /', "y": "1"})
     last = instructions(text)[-1]
     assert last == r'LABEL "x"="a \"b\" \$HOME \\ c RUN rm -rf /" ' + '"y"="1"'.strip()
 
@@ -64,7 +77,7 @@ def test_labels_keep_quotes_dollars_and_lines_harmless():
 @pytest.mark.parametrize("name", ["", "Python:3.11", "base image", "python:3.11\nRUN id", "-x", "a//b", "python:"])
 def test_a_base_that_is_no_image_name_is_refused(name):
     with pytest.raises(UsageError, match="not the name of an image"):
-        render_dockerfile(FOLDER, name, {})
+        render_dockerfile(FOLDER, name, "acdc", {})
 
 
 @pytest.mark.parametrize(

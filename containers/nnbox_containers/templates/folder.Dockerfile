@@ -34,7 +34,7 @@ COPY bundle/ /opt/nnbox/bundle/
 USER ${uid}:${gid}
 WORKDIR /tmp
 # A wheel that is missing or does not fit the base shows here, not at the organiser's.
-RUN ["/opt/nnbox/venv/bin/python", "-c", "import ${entry_module}"]
+RUN ${import_check}
 # Python turns SIGINT into KeyboardInterrupt also as the first process, where SIGTERM would be ignored.
 STOPSIGNAL SIGINT
 ENTRYPOINT ${entrypoint}
