@@ -154,8 +154,6 @@ class SurfaceDistances:
 def border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Voxels of a mask (Z, Y, X) with a face neighbour outside it, as medpy; beyond the array's edge is outside."""
     inner = np.zeros_like(mask)
-    if min(mask.shape) < 3:
-        return mask.copy()
     inner[1:-1, 1:-1, 1:-1] = mask[1:-1, 1:-1, 1:-1]
     core = inner[1:-1, 1:-1, 1:-1]
     for axis in range(3):

@@ -158,6 +158,16 @@ def test_what_was_decided_gives_the_dice_that_was_promised(make_pairs):
         assert accepted.dice_after[label] == pytest.approx(np.mean(dice))
 
 
+def test_labels_by_themselves_are_tried_on_what_the_joint_step_leaves(make_pairs):
+    prediction = organs()
+    prediction[1, 5, 6:12] = 2  # longer than label 2's bar, shorter than both bars: only the joint step takes it away
+    prediction[1, 0, 1] = 2  # hangs on label 1, so only label 2's own step takes it away
+    decision = decide_postprocessing(make_pairs((prediction, organs())), [1, 2])
+    assert decision.postprocessing.steps == ((1, 2), (2,))
+    assert decision.trials[0].dice_after[2] == decision.trials[2].dice_before[2] == pytest.approx(10 / 11)
+    assert decision.trials[2].dice_after[2] == 1.0
+
+
 def test_perfect_predictions_are_left_alone(make_pairs):
     decision = decide_postprocessing(make_pairs((organs(), organs())), [1, 2])
     assert decision.postprocessing == Postprocessing()

@@ -81,7 +81,7 @@ def test_labels_may_be_float_files_with_integral_values(labels_file):
     ("array", "found"),
     [
         (np.array([[[0, 0.5]]], dtype=np.float32), "0.5"),
-        (np.array([[[0, np.nan]]], dtype=np.float32), "nan"),
+        (np.array([[[0, np.nan]]], dtype=np.float32), "nan to nan"),
         (np.array([[[0, -1]]], dtype=np.int16), "-1 to 0"),
         (np.array([[[0, 256]]], dtype=np.int16), "0 to 256"),
         (np.array([[[1, 7]]], dtype=np.uint8), r"undeclared \[7\]"),
