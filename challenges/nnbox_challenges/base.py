@@ -74,8 +74,11 @@ class Adapter(ABC):
         One case at a time is held in memory. Every voxel is read and checked, also of files that are copied byte for
         byte.
 
-        Raises ------ InvalidData: a file is missing, truncated, not finite, of another shape than its partner, or holds
-        undeclared labels. NnboxError: the disk is full or the folder cannot be written.
+        Raises
+        ------
+        InvalidData: a file is missing, truncated, not finite, of another shape than its partner, or holds undeclared
+        labels.
+        NnboxError: the disk is full or the folder cannot be written.
         """
         labels = _declared(recognition)
         sweep_stale(destination)

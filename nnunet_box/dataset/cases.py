@@ -103,8 +103,10 @@ def check_finite(array: NDArray[Any], file: Path) -> None:
 def case_volumes(case: SourceCase) -> dict[Path, Volume]:
     """The files of a case, each read once, in channel order; checked one by one and against each other.
 
-    Raises ------ InvalidData: a file is missing, truncated, holds NaN or another number of channels than the case takes
-    from it, or the files' shapes or spacings differ.
+    Raises
+    ------
+    InvalidData: a file is missing, truncated, holds NaN or another number of channels than the case takes from it, or
+    the files' shapes or spacings differ.
     """
     volumes: dict[Path, Volume] = {}
     for channel in case.channels:
