@@ -47,8 +47,8 @@ class Volume:
     """An array with its grid.
 
     array: (Z, Y, X), or (C, Z, Y, X) where the file holds a fourth axis; the file's own values, scale factors applied.
-    geometry: grid of the first three axes. header: facts needed to write a file of the same kind: ``format``, and for
-    NIfTI ``dtype``, ``qform_code``, ``sform_code``.
+    geometry: grid of the first three axes.
+    header: facts of the file needed for the way back: ``format``, and for NIfTI its type, forms and units.
     """
 
     array: NDArray[Any]
