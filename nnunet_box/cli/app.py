@@ -56,9 +56,11 @@ def main() -> None:
     except NnboxError as error:
         print(f"nnbox: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("nnbox: interrupted; run the same command again to continue.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    except SystemExit as ending:
+        # typer itself turns an interrupt of a command into this code, without a word.
+        if ending.code == INTERRUPTED:
+            print("nnbox: interrupted; run the same command again to continue.", file=sys.stderr)
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
