@@ -55,7 +55,7 @@ class BatchSet(Dataset[tuple[Tensor, Tensor]]):
         ranges = SpatialRanges.of(source.configuration)
         self.patch_size = tuple(source.configuration.patch_size)
         self.read_size = ranges.source_size() if source.augment else self.patch_size
-        # The patch that is left after augmentation lies in the middle of what is read, and is what is placed in the case.
+        # The patch left after augmentation lies in the middle of what is read, and it is what is placed in the case.
         self.margin = [(read - kept) // 2 for read, kept in zip(self.read_size, self.patch_size, strict=True)]
         self._open: dict[str, StoredCase] = {}
 

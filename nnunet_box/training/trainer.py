@@ -32,7 +32,10 @@ BATCHES_AN_EPOCH = 250
 VALIDATION_SHARE = 5
 """One validation batch for every five training batches: 50 for 250 (authors' code of April 2019)."""
 BUDGET_VALIDATION_SHARE = 15
-BUDGET_PEAK_RATE = 1e-3
+BUDGET_PEAK_RATE = 3e-3
+BUDGET_BETAS = (0.9, 0.99)
+"""A short run must not carry its first, large gradients to the end, as amsgrad and a long second moment do: on the
+hippocampus after 200 s on two cores the loss was -0.35 with these, -0.05 with the paper's optimiser at 1e-3."""
 CLIP_NORM = 12.0
 WEIGHTS = "weights.safetensors"
 
@@ -86,12 +89,15 @@ class Trainer:
         self.device = choose_device(settings.device)
         torch.manual_seed(settings.seed * 1000 + settings.fold)
         self.network = for_device(UNet(self.configuration, len(plan.channel_names), len(plan.labels)), self.device)
-        # amsgrad as in the authors' code of April 2019; decay is coupled (L2), as Adam's was.
-        self.optimizer = torch.optim.Adam(self.network.parameters(), weight_decay=WEIGHT_DECAY, amsgrad=True)
+        self.optimizer: torch.optim.Adam
         self.schedule: PlateauSchedule | BudgetSchedule
+        # Decay is coupled (L2), as Adam's was in 2019.
         if settings.budget_seconds is None:
+            # amsgrad as in the authors' code of April 2019.
+            self.optimizer = torch.optim.Adam(self.network.parameters(), weight_decay=WEIGHT_DECAY, amsgrad=True)
             self.schedule = PlateauSchedule(most_epochs=settings.epochs or MOST_EPOCHS)
         else:
+            self.optimizer = torch.optim.Adam(self.network.parameters(), betas=BUDGET_BETAS, weight_decay=WEIGHT_DECAY)
             self.schedule = BudgetSchedule(settings.budget_seconds, BUDGET_PEAK_RATE)
         self.progress = Progress(self.configuration.batch_size, settings.batches_per_epoch)
         cascaded = "3d_lowres" in plan.configurations and settings.configuration != "3d_lowres"

@@ -97,7 +97,7 @@ def test_a_batch_follows_from_its_number_alone(tmp_path: Path) -> None:
 
 
 def test_every_voxel_of_a_case_is_trained_on_in_spite_of_the_margin(tmp_path: Path) -> None:
-    """What is read is larger than the patch; it is the patch in its middle that must reach the borders, and no further."""
+    """What is read is larger than the patch; it is the patch in its middle that must reach the borders."""
     shape = (10, 40, 36)
     prepared = toy_case(0, shape)
     prepared.image[0] = 5 + np.indices(shape)[1]
