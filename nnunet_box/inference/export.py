@@ -65,10 +65,10 @@ def _resample(grids: Sequence[Grid], kept: Any) -> NDArray[np.uint8]:
         best = np.full((slab.stop - slab.start, y1 - y0, x1 - x0), -np.inf, dtype=np.float32)
         inside = labels[planes, y0:y1, x0:x1]
         for value in range(stacks[0].shape[0]):
-            share = sum(
-                resample_slab(stack[value], placement.cropped_shape, order, slab)
-                for stack, order in zip(stacks, orders, strict=True)
-            ) / np.float32(len(stacks))
+            share = np.zeros_like(best)
+            for stack, order in zip(stacks, orders, strict=True):
+                share += resample_slab(stack[value], placement.cropped_shape, order, slab)
+            share /= len(stacks)
             wins = share > best
             best[wins] = share[wins]
             inside[wins] = value

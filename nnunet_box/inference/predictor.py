@@ -81,10 +81,10 @@ def _mirrored_mean(
     together = max(1, VOXELS_A_CALL // voxels)
     for first in range(0, len(flips), together):
         group = flips[first : first + together]
-        batch = np.concatenate([np.flip(patches, [axis + 2 for axis in axes]) for axes in group])
+        batch = np.concatenate([np.flip(patches, tuple(axis + 2 for axis in axes)) for axes in group])
         probabilities = softmax(network(np.ascontiguousarray(batch)))
         for copy, axes in zip(np.split(probabilities, len(group)), group, strict=True):
-            turned = np.flip(copy, [axis + 2 for axis in axes])
+            turned = np.flip(copy, tuple(axis + 2 for axis in axes))
             total = turned.copy() if total is None else np.add(total, turned, out=total)
     assert total is not None
     total /= len(flips)

@@ -44,4 +44,5 @@ def tile_weight(patch: Sequence[int], weighting: str) -> NDArray[np.float32]:
         profile = np.exp(-0.5 * (distance / (edge * SIGMA_SHARE)) ** 2)
         weight *= profile.reshape([-1 if other == axis else 1 for other in range(len(patch))])
     # Corners would weigh 1e-10; where only a corner covers a voxel, float32 sums must not lose it.
-    return np.maximum(weight / weight.max(), LEAST_WEIGHT).astype(np.float32)
+    floored: NDArray[np.float32] = np.maximum(weight / weight.max(), LEAST_WEIGHT).astype(np.float32)
+    return floored

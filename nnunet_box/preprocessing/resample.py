@@ -60,13 +60,16 @@ def axis_matrix(source: int, target: int, order: int) -> NDArray[np.float32]:
     """
     if source == target:
         return np.eye(source, dtype=np.float32)
-    positions = (np.arange(target) + 0.5) * (source / target) - 0.5
+    positions: NDArray[np.float64] = (np.arange(target, dtype=np.float64) + 0.5) * (source / target) - 0.5
     if order == 0:
         matrix = np.zeros((target, source))
         matrix[np.arange(target), np.clip(np.floor(positions + 0.5), 0, source - 1).astype(int)] = 1
     elif order == 1:
         matrix = _scatter(
-            np.clip(positions, 0, source - 1), source, np.array([0, 1]), lambda t: np.stack([1 - t, t], axis=1)
+            np.clip(positions, 0.0, source - 1.0, dtype=np.float64),
+            source,
+            np.array([0, 1]),
+            lambda t: np.stack([1 - t, t], axis=1),
         )
     elif order == 3:
         padded = np.pad(np.eye(source), ((SPLINE_MARGIN, SPLINE_MARGIN), (0, 0)), mode="edge")

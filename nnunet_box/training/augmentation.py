@@ -72,7 +72,7 @@ def _rotated_extent(size: Sequence[int], angle: float) -> NDArray[np.float64]:
     return grown
 
 
-class FoldDepthIntoChannels(AbstractTransform):
+class FoldDepthIntoChannels(AbstractTransform):  # type: ignore[misc]
     """Apply a 2D transform to all slices of (B, C, Z, Y, X) alike, by taking depth for channels."""
 
     def __init__(self, transform: Any) -> None:
@@ -88,7 +88,7 @@ class FoldDepthIntoChannels(AbstractTransform):
         return batch
 
 
-class ZeroOutside(AbstractTransform):
+class ZeroOutside(AbstractTransform):  # type: ignore[misc]
     """Image to 0 where the label says outside (-1), then such labels to background (authors' code of April 2019)."""
 
     def __init__(self, mask_image: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 INITIAL_RATE = 3e-4
 DROP = 0.2
@@ -16,9 +17,10 @@ LEAST_IMPROVEMENT = 1e-3
 
 @dataclass
 class PlateauSchedule:
-    """The paper's schedule: rate x 0.2 when the moving average of the training loss has not improved for 30 epochs,
-    stop below
-    1e-6 or at 1000 epochs. The average's weight (0.93) and the threshold (1e-3) are the authors' code's.
+    """The paper's schedule: rate x 0.2 after 30 epochs without a better moving average of the training loss.
+
+    Training ends when the rate falls below 1e-6, or after 1000 epochs. The average's weight (0.93) and the least
+    improvement (1e-3, absolute) are those of the authors' code.
     """
 
     rate: float = INITIAL_RATE
@@ -49,9 +51,8 @@ class PlateauSchedule:
 class BudgetSchedule:
     """A named departure for people without a GPU: the whole course of the rate fits into a given number of seconds.
 
-    The rate warms up over the first ``WARM_UP`` of the budget and then falls polynomially to zero as time runs out,
-    so that a
-    run on a slow or a busy machine still ends annealed and on time.
+    The rate warms up over the first ``WARM_UP`` of the budget and then falls polynomially to zero as time runs out, so
+    that a run on a slow or a busy machine still ends annealed and on time.
     """
 
     seconds: float
@@ -59,13 +60,13 @@ class BudgetSchedule:
     spent: float = 0.0
     epochs_done: int = 0
 
-    WARM_UP = 0.03
-    POWER = 0.9
+    WARM_UP: ClassVar[float] = 0.03
+    POWER: ClassVar[float] = 0.9
 
     @property
     def rate(self) -> float:
         done = min(1.0, self.spent / self.seconds)
-        return self.peak * min(1.0, (done + 1e-3) / self.WARM_UP) * max(1e-4, 1 - done) ** self.POWER
+        return float(self.peak * min(1.0, (done + 1e-3) / self.WARM_UP) * max(1e-4, 1 - done) ** self.POWER)
 
     def end_epoch(self, loss: float) -> None:
         """An epoch is only a unit of report here."""
