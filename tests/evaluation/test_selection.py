@@ -137,6 +137,16 @@ def test_a_missing_fold_names_the_file_and_the_command_before_anything_is_comput
     assert not list(toy.models.rglob("summary.json"))
 
 
+def test_probabilities_on_another_grid_than_the_reference_are_refused(toy):
+    for name in ("2d", "3d_fullres"):
+        toy.add(name, lambda case: softmax(toy.truth[case]))
+        file = toy.validation(name, 0) / "b.probabilities.b2nd"
+        blosc2.asarray(np.zeros((3, 3, 4, 7), dtype=np.float16), urlpath=str(file), mode="w")
+    with pytest.raises(InvalidData, match=r"shape \(3, 4, 6\).*found \(3, 4, 7\)") as caught:
+        run(toy, "2d", "3d_fullres")
+    assert caught.value.file.name == "b.probabilities.b2nd"
+
+
 def test_one_configuration_needs_no_probabilities(toy):
     toy.add("2d", lambda case: softmax(toy.truth[case]), probabilities=False)
     assert run(toy, "2d").chosen == ("2d",)

@@ -88,6 +88,7 @@ def test_outliers_do_not_wash_out_the_picture(tmp_path):
     assert panel.max() > 240 and panel.min() < 30
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_constant_image_and_an_empty_prediction_can_be_drawn(tmp_path):
     image = np.full((3, 8, 8), 7.0)
     assert overlay_png(image, np.zeros((3, 8, 8), dtype=np.uint8), None, tmp_path / "a.png", NAMES) == 1
@@ -101,6 +102,8 @@ def test_the_busiest_slice_counts_both_sides():
     reference[2, :2] = 1
     assert busiest_slice(labels) == 1
     assert busiest_slice(labels, reference) == 2
+    labels[1] = 1
+    assert busiest_slice(labels, reference) == 1
 
 
 def test_colours_are_different_and_start_over():
