@@ -101,7 +101,12 @@ def write_json(path: Path, value: Any) -> None:
     it.
     """
     with write_beside(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        save_json(temporary, value)
+
+
+def save_json(path: Path, value: Any) -> None:
+    """As ``write_json``, but straight to ``path``: for files in a folder that is itself put in place as a whole."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path, schema_version: int | None = None) -> Any:

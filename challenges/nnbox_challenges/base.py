@@ -20,7 +20,7 @@ from nnunet_box.dataset.challenge import ChallengeFacts, Recognition
 from nnunet_box.dataset.geometry import Geometry
 from nnunet_box.dataset.volumes import check_gzip, read_header, save_nifti, write_labels_like
 from nnunet_box.errors import InvalidData
-from nnunet_box.files import sweep_stale, write_beside, write_json
+from nnunet_box.files import save_json, sweep_stale, write_beside
 from nnunet_box.progress import track
 
 FILE_ENDING = ".nii.gz"
@@ -92,9 +92,9 @@ class Adapter(ABC):
                 if source is not None:
                     shutil.copyfile(source, temporary / name)
             cases = CasesFile(challenge=self.name, source=str(recognition.root), cases=records)
-            write_json(temporary / "cases.json", cases.model_dump(mode="json"))
+            save_json(temporary / "cases.json", cases.model_dump(mode="json"))
             # Last: a folder with a dataset.json is a data set.
-            write_json(temporary / "dataset.json", self._dataset_json(recognition, labels))
+            save_json(temporary / "dataset.json", self._dataset_json(recognition, labels))
 
     def _dataset_json(self, recognition: Recognition, labels: dict[int, str]) -> dict[str, Any]:
         return {

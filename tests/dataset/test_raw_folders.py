@@ -109,14 +109,14 @@ def test_broken_cases_json_is_refused(raw):
 def test_doctor_goes_on_after_the_first_finding(raw):
     (raw / "imagesTr" / "a_0001.nii.gz").unlink()
     (raw / "labelsTr" / "b.nii.gz").unlink()
-    damaged = raw / "imagesTr" / "c_0000.nii.gz"
-    damaged.write_bytes(damaged.read_bytes()[:-20])
     labels = np.zeros(GRID.shape, np.uint8)
     labels[0, 0, 0] = 9
     save_nifti(raw / "labelsTr" / "c.nii.gz", labels, GRID)
     bad = np.zeros(GRID.shape, np.float32)
     bad[0, 0, 0] = np.nan
-    save_nifti(raw / "imagesTr" / "d_0001.nii.gz", bad, GRID)
+    save_nifti(raw / "imagesTr" / "c_0000.nii.gz", bad, GRID)
+    damaged = raw / "imagesTr" / "d_0000.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:-20])
     save_nifti(raw / "labelsTr" / "e.nii.gz", np.ones((3, 4, 6), np.uint8), Geometry((3, 4, 6), GRID.spacing))
     findings = check_dataset(raw)
     assert files_of(findings, "error") == [
@@ -124,7 +124,7 @@ def test_doctor_goes_on_after_the_first_finding(raw):
         "b.nii.gz",
         "c_0000.nii.gz",
         "c.nii.gz",
-        "d_0001.nii.gz",
+        "d_0000.nii.gz",
         "e.nii.gz",
     ]
     assert files_of(findings, "warning") == ["dataset.json", "dataset.json"]  # numTraining; too few groups
