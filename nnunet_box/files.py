@@ -8,13 +8,14 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from nnunet_box.errors import InvalidData, NnboxError
 
 TEMPORARY_MARK = ".nnbox-tmp-"
+REPLACED_MARK = "-old-"
 
 
 def _sync(path: Path) -> None:
@@ -28,8 +29,10 @@ def _sync(path: Path) -> None:
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        return
+    # It may not be there, or its parent may be a file: what cannot be is not left behind either.
+    with suppress(OSError):
+        path.unlink()
 
 
 @contextmanager
@@ -54,7 +57,7 @@ def write_beside(path: Path) -> Iterator[Path]:
                 if child.is_file():
                     _sync(child)
             if path.is_dir():
-                older = path.with_name(f"{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}-old-{path.name}")
+                older = path.with_name(f"{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}{REPLACED_MARK}{path.name}")
                 path.rename(older)
                 temporary.rename(path)
                 shutil.rmtree(older)
@@ -73,6 +76,19 @@ def write_beside(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def recover_replaced(path: Path) -> bool:
+    """Put an older folder back where a process died between moving it away and moving the new one in.
+
+    A folder cannot be replaced in one step. Returns whether there was something to put back.
+    """
+    if path.exists() or not path.parent.is_dir():
+        return False
+    for older in path.parent.glob(f"{TEMPORARY_MARK}*{REPLACED_MARK}{path.name}"):
+        older.rename(path)
+        return True
+    return False
 
 
 def sweep_temporaries(folder: Path) -> int:

@@ -25,7 +25,7 @@ def plan(
         Path | None, typer.Option("--fingerprint", help="Plan from this fingerprint alone; nothing is written.")
     ] = None,
     memory_gb: Annotated[
-        float, typer.Option("--memory-gb", min=1.0, help="GPU memory to plan for; the paper's card had 12.")
+        float, typer.Option("--memory-gb", min=0.1, help="GPU memory to plan for; the paper's card had 12.")
     ] = 12.0,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,

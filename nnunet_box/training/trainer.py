@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nnunet_box.dataset.splits import Fold
 from nnunet_box.errors import NnboxError, UsageError
-from nnunet_box.files import write_beside
+from nnunet_box.files import recover_replaced, write_beside
 from nnunet_box.inference.torch_runtime import choose_device
 from nnunet_box.network.unet import UNet, for_device
 from nnunet_box.planning.plan import Plan
@@ -115,6 +115,7 @@ class Trainer:
         UsageError: a checkpoint is there and neither ``resume`` nor a restart was asked for, or it is of another run.
         NnboxError: the loss is no longer a number.
         """
+        recover_replaced(self.checkpoint)
         if (self.checkpoint / "state.json").exists():
             if not resume:
                 raise UsageError(

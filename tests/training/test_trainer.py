@@ -91,6 +91,30 @@ def test_a_budget_ends_on_time_annealed(store: tuple[Path, Fold], tmp_path: Path
     assert run.progress.history[-1]["rate"] < 1e-5
 
 
+def test_a_kill_while_a_checkpoint_is_replaced_loses_nothing(
+    store: tuple[Path, Fold], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = load_file(trainer(store, tmp_path / "straight").run(resume=False))
+    moves = 0
+    rename = Path.rename
+
+    def die(self: Path, target: Path) -> Path:
+        nonlocal moves
+        moves += self.name == "checkpoint"
+        if moves == 2 and target.name == "checkpoint":
+            raise SystemExit
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", die)
+        patched.setattr("nnunet_box.files._remove", lambda path: None)
+        with pytest.raises(SystemExit):
+            trainer(store, tmp_path / "killed").run(resume=False)
+    assert not (tmp_path / "killed" / "checkpoint").exists()
+    resumed = load_file(trainer(store, tmp_path / "killed").run(resume=True))
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
 def test_another_seed_does_not_continue(store: tuple[Path, Fold], tmp_path: Path) -> None:
     trainer(store, tmp_path).run(resume=False)
     with pytest.raises(UsageError, match="other settings"):
