@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,6 +43,13 @@ def nnbox(*arguments: str | Path) -> Ended:
 def start_nnbox(*arguments: str | Path, folder: Path, prepare: Callable[[], None] | None = None) -> subprocess.Popen:
     """Start ``nnbox`` as a process of its own, in its own group, so that it can be killed with its workers."""
     program = "from nnunet_box.cli.app import main; main()"
+
+    def before() -> None:
+        # A test run in the background of a shell inherits an ignored SIGINT, and hands it on.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if prepare is not None:
+            prepare()
+
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
         cwd=folder,
@@ -49,6 +57,6 @@ def start_nnbox(*arguments: str | Path, folder: Path, prepare: Callable[[], None
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=prepare,
+        preexec_fn=before,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
