@@ -58,5 +58,9 @@ def start_nnbox(*arguments: str | Path, folder: Path, prepare: Callable[[], None
         text=True,
         start_new_session=True,
         preexec_fn=before,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Where the system refuses writes, as in the full disk's test, coverage's own file would fail, and loudly.
+        env={
+            **{name: value for name, value in os.environ.items() if prepare is None or "COV" not in name},
+            "OMP_NUM_THREADS": "1",
+        },
     )
