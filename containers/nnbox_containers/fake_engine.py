@@ -58,6 +58,8 @@ class FakeEngine:
             listen(f"Step {number}/{len(instructions)} : {word} {rest}")
             if word == "COPY" and not rest.startswith("--from") and rest.split()[0].rstrip("/") not in names:
                 raise BuildFailed(f"{tag}: the build failed at {f'{word} {rest}'!r}: file not found in build context")
+            if word == "FROM":  # a stage inherits nothing from the stage above it
+                user, entrypoint, labels = "", (), {}
             user = rest if word == "USER" else user
             entrypoint = tuple(json.loads(rest)) if word == "ENTRYPOINT" else entrypoint
             if word == "LABEL":

@@ -34,6 +34,7 @@ if __name__ == "__main__":
     facts = {
         "options": options, "challenge": bundle["challenge"], "uid": os.getuid(), "gid": os.getgid(),
         "home": os.path.expanduser("~"), "unbuffered": os.environ["PYTHONUNBUFFERED"],
+        "threads": {name: int(value) for name, value in os.environ.items() if "THREAD" in name},
         "root_refused": refused("/"), "bundle_refused": refused(options["--bundle"]), "tmp_refused": refused("/tmp"),
         "input_refused": refused(options["--input"]), "network": sorted(os.listdir("/sys/class/net")),
         "shm": os.statvfs("/dev/shm").f_frsize * os.statvfs("/dev/shm").f_blocks,

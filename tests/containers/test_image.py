@@ -16,6 +16,7 @@ import pytest
 from container_samples import PROBE_ENTRY, make_bundle, probe_wheel, write_wheel
 
 from nnbox_containers.build import ImageRecipe, build_image, check_base, files_sha256, image_recipe
+from nnbox_containers.context import BuildContext, ContextFile
 from nnbox_containers.docker_engine import DockerEngine
 from nnbox_containers.engine import BuildFailed, ImageFacts, ImageMissing, Mount, RunLimits, RunResult, StartFailed
 from nnbox_containers.fake_engine import FakeEngine
@@ -25,6 +26,7 @@ from nnunet_box.bundle import load_bundle
 from nnunet_box.errors import UsageError
 from nnunet_box.evaluation.postprocessing import Postprocessing
 
+STAGE = f"test-{uuid.uuid4().hex[:12]}"
 THIS_PYTHON = {
     "python": f"{sys.version_info.major}.{sys.version_info.minor}",
     "machine": platform.machine(),
@@ -37,7 +39,7 @@ def probe_recipe(folder: Path, tag: str, base: str, entry: str = PROBE_ENTRY) ->
     make_bundle(folder / "bundle")
     needed = write_wheel(folder / "wheels", "alpha", "1.0", {"alpha.py": "answer = 42\n"})
     program = probe_wheel(folder / "wheels", entry)
-    return image_recipe(
+    recipe = image_recipe(
         folder / "bundle",
         load_bundle(folder / "bundle"),
         FOLDER,
@@ -47,6 +49,12 @@ def probe_recipe(folder: Path, tag: str, base: str, entry: str = PROBE_ENTRY) ->
         base_image=base,
         base_identifier="sha256:base",
     )
+    # The first stage under a name of this run's own: it is deleted afterwards, and a build beside it keeps its stages.
+    dockerfile = recipe.dockerfile.replace('"nnbox.stage"="environment"', f'"nnbox.stage"="{STAGE}"')
+    assert dockerfile != recipe.dockerfile
+    others = [file for file in recipe.context.files if file.name != "Dockerfile"]
+    context = BuildContext((ContextFile("Dockerfile", dockerfile.encode()), *others))
+    return replace(recipe, dockerfile=dockerfile, context=context)
 
 
 def test_the_context_holds_wheels_bundle_and_nothing_else(tmp_path):
@@ -96,6 +104,7 @@ def test_labels_name_challenge_profile_and_model(tmp_path):
     }
     assert expected.items() <= facts.labels.items()
     assert json.loads(facts.labels["nnbox.postprocessing"])["steps"] == [[2]]
+    assert "nnbox.stage" not in facts.labels
 
 
 def test_the_models_hash_follows_names_and_bytes(tmp_path):
@@ -147,32 +156,20 @@ def test_a_base_that_does_not_fit_is_refused_with_what_to_do(result, message):
 def probe_image(base_image: str, tmp_path_factory) -> Iterator[tuple[DockerEngine, str, ImageFacts]]:
     """The image of the stand-in program, built by the real engine."""
     engine, tag = DockerEngine(), f"nnbox-test-{uuid.uuid4().hex[:12]}:1"
-    before = image_ids()
     facts = build_image(engine, probe_recipe(tmp_path_factory.mktemp("image"), tag, base_image), lambda line: None)
     yield engine, tag, facts
     engine.remove(tag)
-    remove_untagged(image_ids() - before)
+    remove_stages()
 
 
-def image_ids() -> set[str]:
+def remove_stages() -> None:
+    """Delete what the first stage of these tests' builds left, so that tests do not fill a disk; others' stays."""
     import docker
 
     client = docker.from_env()
     try:
-        return {image.id for image in client.images.list()}
-    finally:
-        client.close()
-
-
-def remove_untagged(identifiers: set[str]) -> None:
-    """Delete what the first stage of a build left, so that tests do not fill a disk."""
-    import docker
-
-    client = docker.from_env()
-    try:
-        for image in client.images.list(filters={"dangling": True}):
-            if image.id in identifiers:
-                client.images.remove(image.id)
+        for image in client.images.list(filters={"dangling": True, "label": f"nnbox.stage={STAGE}"}):
+            client.images.remove(image.id)
     finally:
         client.close()
 
@@ -198,6 +195,7 @@ def test_the_image_is_what_organisers_ask_for(probe_image, base_image):
     assert facts.entrypoint[:3] == ("/opt/nnbox/venv/bin/python", "-m", "nnunet_box.inference.entry")
     assert facts.architecture in {"amd64", "arm64"}
     assert facts.labels["nnbox.challenge"] == "acdc"
+    assert "nnbox.stage" not in facts.labels
     assert facts.labels["org.opencontainers.image.base.name"] == base_image
 
 
@@ -218,6 +216,9 @@ def test_it_runs_as_its_own_user(probe_image, tmp_path):
 @pytest.mark.docker
 def test_it_runs_under_every_limit_at_once(probe_image, tmp_path):
     seen = run_probe(probe_image, tmp_path, FOLDER.strictest)
+    # On a machine with more cores than that, libgomp gives up the process when it may not start another thread.
+    assert seen["threads"]["OMP_THREAD_LIMIT"] >= 1
+    assert sum(seen["threads"].values()) < FOLDER.strictest.pids
     assert (seen["uid"], seen["gid"]) == (12345, 12345)
     assert seen["root_refused"]
     assert not seen["tmp_refused"]
@@ -228,12 +229,13 @@ def test_it_runs_under_every_limit_at_once(probe_image, tmp_path):
 
 
 @pytest.mark.docker
-def test_the_user_has_a_passwd_entry_and_no_installer_is_left(probe_image):
+def test_the_user_has_a_passwd_entry_all_is_compiled_and_no_installer_is_left(probe_image):
     engine, tag, _ = probe_image
-    program = "import alpha, json, importlib.util as u, pwd; e = pwd.getpwuid(1000)"
-    show = "print(json.dumps([alpha.answer, e.pw_name, e.pw_dir, e.pw_gid, u.find_spec('pip') is None]))"
+    program = "import alpha, json, os, importlib.util as u, pwd; e = pwd.getpwuid(1000)"
+    compiled = "os.path.isfile(alpha.__cached__)"
+    show = f"print(json.dumps([alpha.answer, e.pw_name, e.pw_dir, e.pw_gid, u.find_spec('pip') is None, {compiled}]))"
     result = engine.run(tag, ["-c", f"{program}; {show}"], entrypoint=["/opt/nnbox/venv/bin/python"])
-    assert json.loads(result.stdout) == [42, "nnbox", "/tmp", 1000, True]
+    assert json.loads(result.stdout) == [42, "nnbox", "/tmp", 1000, True, True]
 
 
 @pytest.mark.docker
@@ -248,7 +250,7 @@ def test_the_saved_image_is_one_image_with_its_name(probe_image, tmp_path):
 @pytest.mark.docker
 @pytest.mark.slow
 def test_a_program_that_cannot_be_imported_fails_the_build(base_image, tmp_path):
-    tag, before = f"nnbox-test-{uuid.uuid4().hex[:12]}:1", image_ids()
+    tag = f"nnbox-test-{uuid.uuid4().hex[:12]}:1"
     recipe = probe_recipe(tmp_path, tag, base_image, entry="import no_such_wheel\n")
     try:
         with pytest.raises(
@@ -258,7 +260,7 @@ def test_a_program_that_cannot_be_imported_fails_the_build(base_image, tmp_path)
         with pytest.raises(ImageMissing):
             DockerEngine().inspect(tag)
     finally:
-        remove_untagged(image_ids() - before)
+        remove_stages()
 
 
 @pytest.mark.docker

@@ -2,10 +2,20 @@
 # classic builder, which knows nothing else. What changes seldom comes first, so that a new model rebuilds one layer.
 
 FROM ${base_image} AS environment
+# This stage stays on the machine, untagged, as the cache of the next build; by the label it can be found and dropped.
+LABEL "nnbox.stage"="environment"
 COPY wheels/ /wheels/
 COPY requirements.txt /wheels/requirements.txt
+# Half of the files of an environment with torch are never used to predict: its C++ headers and test programs go, tests are
+# not compiled. Everything else is compiled now, since later nobody may write beside it. A file that is no Python of this
+# version is left as it is, as pip does.
 RUN python3 -m venv /opt/nnbox/venv \
- && /opt/nnbox/venv/bin/python -m pip install --no-cache-dir --no-index --find-links /wheels --no-deps -r /wheels/requirements.txt
+ && /opt/nnbox/venv/bin/python -m pip install --no-cache-dir --no-compile --no-index --find-links /wheels --no-deps \
+    -r /wheels/requirements.txt \
+ && cd /opt/nnbox/venv/lib/python3*/site-packages \
+ && rm -rf torch/include torch/test \
+ && find . -path './torch/bin/*' -type f ! -name torch_shm_manager -delete \
+ && (/opt/nnbox/venv/bin/python -m compileall -q -j 0 -x '/tests?/' . || true)
 # Apart from what it needs: another version of the program does not install torch again.
 COPY program/ /program/
 RUN /opt/nnbox/venv/bin/python -m pip install --no-cache-dir --no-index --no-deps /program/*.whl \
@@ -18,7 +28,7 @@ RUN grep -q '^[^:]*:[^:]*:${uid}:' /etc/passwd || echo 'nnbox:x:${uid}:${gid}:nn
     grep -q '^[^:]*:[^:]*:${gid}:' /etc/group || echo 'nnbox:x:${gid}:' >> /etc/group
 COPY --from=environment /opt/nnbox/venv /opt/nnbox/venv
 # Nothing but /tmp and ${output} is ever written. USER and LOGNAME name a user where the container is started under an id
-# that passwd does not know. Libraries that start one thread per core at import would run into a limit on processes.
+# that passwd does not know. One thread per core would run into a limit on processes (64) where there are many cores.
 ENV HOME=/tmp \
     TMPDIR=/tmp \
     XDG_CACHE_HOME=/tmp/.cache \
@@ -26,6 +36,7 @@ ENV HOME=/tmp \
     LOGNAME=nnbox \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    OMP_THREAD_LIMIT=32 \
     OPENBLAS_NUM_THREADS=1 \
     NUMEXPR_MAX_THREADS=4 \
     NUMEXPR_NUM_THREADS=4 \
