@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import platform
+import re
 import sys
 import tarfile
 import uuid
@@ -251,15 +252,17 @@ def test_the_saved_image_is_one_image_with_its_name(probe_image, tmp_path):
 @pytest.mark.slow
 def test_a_program_that_cannot_be_imported_fails_the_build(base_image, tmp_path):
     tag = f"nnbox-test-{uuid.uuid4().hex[:12]}:1"
-    recipe = probe_recipe(tmp_path, tag, base_image, entry="import no_such_wheel\n")
+    recipe, lines = probe_recipe(tmp_path, tag, base_image, entry="import no_such_wheel\n"), list[str]()
     try:
         with pytest.raises(
             BuildFailed, match=r"(?s)import nnunet_box\.inference\.entry.*No module named 'no_such_wheel'"
         ):
-            build_image(DockerEngine(), recipe, lambda line: None)
+            build_image(DockerEngine(), recipe, lines.append)
         with pytest.raises(ImageMissing):
             DockerEngine().inspect(tag)
     finally:
+        # The engine keeps what was built up to the failing step.
+        DockerEngine().remove([line for line in lines if re.fullmatch("---> [0-9a-f]+", line)][-1].split()[1])
         remove_stages()
 
 
