@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -272,3 +273,23 @@ def test_patients_need_not_start_with_frame_one(tmp_path):
         "patient007_frame03.nii.gz",
         "patient007_frame12.nii.gz",
     ]
+
+
+def test_the_testing_folder_outweighs_the_numbering(tmp_path):
+    write_patient(tmp_path / "training", 1)
+    write_patient(tmp_path / "testing", 7)
+    recognition = Acdc().recognise(tmp_path)
+    assert (ids(recognition.training), ids(recognition.test)) == (
+        ["patient001_ED", "patient001_ES"],
+        ["patient007_ED", "patient007_ES"],
+    )
+
+
+def test_a_label_on_a_test_case_is_not_written(acdc, tmp_path):
+    recognition = Acdc().recognise(acdc)
+    labelled = replace(recognition, training=recognition.training[2:], test=recognition.training[:2])
+    Acdc().convert(labelled, tmp_path / "set")
+    assert not (tmp_path / "set" / "labelsTr" / "patient001_ED.nii.gz").exists()
+    assert len(list((tmp_path / "set" / "imagesTs").iterdir())) == 2
+    records = json.loads((tmp_path / "set" / "cases.json").read_text())["cases"]
+    assert {record["source_label"] for record in records if record["split"] == "test"} == {None}
