@@ -176,12 +176,14 @@ def test_a_container_that_takes_too_long_is_stopped_and_removed(docker_tag):
     import docker
 
     engine, name = docker_tag
+    client = docker.from_env()
+    # The engine answers "ancestor" by content: what an earlier, killed run left of the same image is in it too.
+    before = {container.id for container in client.containers.list(all=True)}
     result = engine.run(name, ["import time; print('here', flush=True); time.sleep(600)"], limits=RunLimits(seconds=3))
     assert result.timed_out
     assert result.exit_code != 0
     assert result.stdout == "here\n"
-    client = docker.from_env()
-    assert client.containers.list(all=True, filters={"ancestor": name}) == []
+    assert {container.id for container in client.containers.list(all=True)} <= before
     client.close()
 
 
