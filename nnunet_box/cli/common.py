@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnunet_box.errors import UsageError
 
 if TYPE_CHECKING:
     from nnunet_box.dataset.dataset import Dataset
+    from nnunet_box.training.trainer import TrainingSettings
     from nnunet_box.workspace import Workspace
 
 
@@ -48,3 +49,16 @@ def fold_numbers(text: str | None) -> list[int] | None:
 def names(text: str | None) -> list[str] | None:
     """``2d,3d_fullres`` to its parts; None stays None."""
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def training_settings(budget: str | None, **options: Any) -> TrainingSettings:
+    """The settings of a run from the command line's words; ``budget`` is a duration such as 25m.
+
+    Raises
+    ------
+    UsageError: it does not read as one.
+    """
+    from nnunet_box.training.budget import parse_duration
+    from nnunet_box.training.trainer import TrainingSettings
+
+    return TrainingSettings(budget_seconds=parse_duration(budget) if budget is not None else None, **options)

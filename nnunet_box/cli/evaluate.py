@@ -96,10 +96,12 @@ def _print_comparison(comparison: Comparison) -> None:
 
 
 def _print_scores(challenge: str, scores: dict[str, Any]) -> None:
-    """A challenge's scores, whatever their shape: one line a number, its keys joined by dots."""
+    """A challenge's scores, whatever their shape: one line a number, its keys joined by dots; single cases are for
+    --json.
+    """
     from rich.table import Table
 
-    table = Table(title=f"{challenge}: the challenge's own metrics")
+    table = Table(title=f"{challenge}: the challenge's own metrics", caption="Single cases: --json")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in _flat(scores):
@@ -111,7 +113,7 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    else:
+    elif not isinstance(value, list | tuple):
         yield prefix, value
 
 

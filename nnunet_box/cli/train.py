@@ -51,22 +51,20 @@ def train(
 
     Example: nnbox train acdc --configuration 3d_fullres --fold 0
     """
-    from nnunet_box.cli.common import open_dataset
+    from nnunet_box.cli.common import open_dataset, training_settings
     from nnunet_box.errors import UsageError
     from nnunet_box.execution.fold import train_fold
-    from nnunet_box.training.budget import parse_duration
-    from nnunet_box.training.trainer import TrainingSettings
 
     if resume and restart:
         raise UsageError("--resume and --restart exclude each other.")
     paths, opened = open_dataset(workspace, dataset)
-    settings = TrainingSettings(
+    settings = training_settings(
+        budget,
         configuration=configuration,
         fold=fold,
         seed=seed,
         epochs=epochs,
         batches_per_epoch=batches_per_epoch,
-        budget_seconds=parse_duration(budget) if budget is not None else None,
         device=device,
         workers=workers,
     )

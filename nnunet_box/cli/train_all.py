@@ -42,12 +42,10 @@ def train_all(
 
     A budget is shared out evenly among the networks. Example: nnbox train-all acdc --budget 10h
     """
-    from nnunet_box.cli.common import fold_numbers, names, open_dataset
+    from nnunet_box.cli.common import fold_numbers, names, open_dataset, training_settings
     from nnunet_box.cli.select import print_selection
     from nnunet_box.execution import chain
     from nnunet_box.execution.prepare import existing_plan
-    from nnunet_box.training.budget import parse_duration
-    from nnunet_box.training.trainer import TrainingSettings
 
     chosen = _converted(workspace, dataset, challenge, source)
     paths, opened = open_dataset(workspace, chosen)
@@ -57,13 +55,13 @@ def train_all(
         for state in chain.task_states(paths, tasks):
             typer.echo(f"{state['configuration']} fold {state['fold']}: {state['state']}")
         return
-    settings = TrainingSettings(
+    settings = training_settings(
+        budget,
         configuration="",
         fold=0,
         seed=seed,
         epochs=epochs,
         batches_per_epoch=batches_per_epoch,
-        budget_seconds=parse_duration(budget) if budget is not None else None,
         device=device,
         workers=workers,
     )

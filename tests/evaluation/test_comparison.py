@@ -169,15 +169,18 @@ def test_the_command_refuses_what_does_not_pair(folders):
 
 class OwnMetrics:
     def evaluate(self, predictions, references):
-        return {"ED": {"LV": {"dice": 0.5, "hd": float("nan")}}, "cases": 2}
+        dice = {"dice": 0.5, "hd": float("nan")}
+        return {"ED": {"LV": dice}, "cases": 2, "single": [{"case": "patient001", **dice}]}
 
 
 def test_the_command_asks_the_challenge_for_its_own_metrics(folders, monkeypatch):
     monkeypatch.setattr("nnunet_box.dataset.challenge.load_challenge", lambda name: OwnMetrics())
     shown = invoke(*folders, "--challenge", "acdc").stdout
     assert "ED.LV.dice" in shown and "0.5000" in shown
+    assert "patient001" not in shown
     value = json.loads(invoke(*folders, "--challenge", "acdc", "--json").stdout)
-    assert value == {"ED": {"LV": {"dice": 0.5, "hd": None}}, "cases": 2}
+    dice = {"dice": 0.5, "hd": None}
+    assert value == {"ED": {"LV": dice}, "cases": 2, "single": [{"case": "patient001", **dice}]}
 
 
 def test_the_command_refuses_an_unknown_challenge(folders):
