@@ -14,6 +14,7 @@ from nnunet_box.evaluation.postprocessing import Postprocessing
 from nnunet_box.files import read_json, write_beside, write_json
 from nnunet_box.inference.ensemble import Member
 from nnunet_box.planning.plan import Plan
+from nnunet_box.planning.variant import VARIANTS, split_model_name
 
 BUNDLE_FILE = "bundle.json"
 
@@ -29,11 +30,12 @@ class WeightsFile(BaseModel):
 
 
 class BundleMember(BaseModel):
-    """One configuration of the ensemble."""
+    """One configuration of the ensemble. variants: how its recipe departs from the paper's."""
 
     model_config = ConfigDict(frozen=True)
 
     configuration: str
+    variants: tuple[str, ...] = ()
     weights: tuple[WeightsFile, ...]
 
 
@@ -76,7 +78,7 @@ class Bundle(BaseModel):
                     f"folds {have}",
                     "Ask for folds it has.",
                 )
-            members.append(Member(member.configuration, chosen))
+            members.append(Member(member.configuration, chosen, member.variants))
         return members
 
 
@@ -99,7 +101,7 @@ def write_bundle(
     postprocessing: Postprocessing,
     cross_validation_dice: float | None = None,
 ) -> Bundle:
-    """Copy weights (configuration -> fold -> file) and write ``bundle.json``; the folder is put in place as a whole.
+    """Copy weights (model -> fold -> file) and write ``bundle.json``; the folder is put in place as a whole.
 
     Raises
     ------
@@ -108,22 +110,25 @@ def write_bundle(
     """
     with write_beside(folder) as temporary:
         members = []
-        for configuration, folds in weights.items():
+        for model, folds in weights.items():
+            configuration, variants = split_model_name(model)
             entries = []
             for fold, source in sorted(folds.items()):
                 if not source.is_file():
                     raise InvalidData(
                         source,
-                        f"weights of {configuration} fold {fold}",
+                        f"weights of {model} fold {fold}",
                         "no such file",
-                        f"Run nnbox train --configuration {configuration} --fold {fold}.",
+                        f"Train it: nnbox train --configuration {configuration} --fold {fold}"
+                        + (f" --variant {','.join(variants)}." if variants else "."),
                     )
-                file = f"weights/{configuration}/fold_{fold}.safetensors"
+                file = f"weights/{model}/fold_{fold}.safetensors"
                 (temporary / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, temporary / file)
                 entries.append(WeightsFile(fold=fold, file=file, sha256=sha256(temporary / file)))
-            members.append(BundleMember(configuration=configuration, weights=tuple(entries)))
-        used = plan.model_copy(update={"configurations": {name: plan.configurations[name] for name in weights}})
+            members.append(BundleMember(configuration=configuration, variants=variants, weights=tuple(entries)))
+        kept = {member.configuration: plan.configurations[member.configuration] for member in members}
+        used = plan.model_copy(update={"configurations": kept})
         bundle = Bundle(
             dataset=dataset,
             challenge=challenge,
@@ -152,6 +157,9 @@ def load_bundle(folder: Path, check_weights: bool = False) -> Bundle:
     for member in bundle.members:
         if member.configuration not in bundle.plan.configurations:
             raise InvalidData(file, f"a plan for {member.configuration}", "none", "Build the bundle again.")
+        unknown = sorted(set(member.variants) - set(VARIANTS))
+        if unknown:
+            raise InvalidData(file, "variants this version knows", ", ".join(unknown), "Install a newer nnunet_box.")
         for entry in member.weights:
             path = (Path(folder) / entry.file).resolve()
             if not path.is_relative_to(Path(folder).resolve()):

@@ -44,8 +44,5 @@ class Workspace:
     def case_store(self, configuration: str) -> Path:
         return self.preprocessed / configuration
 
-    def fold(self, configuration: str, fold: int) -> Path:
-        return self.models / configuration / f"fold_{fold}"
-
-    def summary(self, configuration: str) -> Path:
-        return self.models / configuration / "summary.json"
+    def fold(self, model: str, fold: int) -> Path:
+        return self.models / model / f"fold_{fold}"

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from nnunet_box.cli import (
+    ablate,
     build_submission,
     convert,
     demo,
@@ -39,6 +40,7 @@ for group in (
     train,
     train_all,
     select,
+    ablate,
     predict,
     evaluate,
     build_submission,

@@ -9,7 +9,7 @@ from nnunet_box.errors import UsageError
 
 if TYPE_CHECKING:
     from nnunet_box.dataset.dataset import Dataset
-    from nnunet_box.training.trainer import TrainingSettings
+    from nnunet_box.training.settings import TrainingSettings
     from nnunet_box.workspace import Workspace
 
 
@@ -59,6 +59,6 @@ def training_settings(budget: str | None, **options: Any) -> TrainingSettings:
     UsageError: it does not read as one.
     """
     from nnunet_box.training.budget import parse_duration
-    from nnunet_box.training.trainer import TrainingSettings
+    from nnunet_box.training.settings import TrainingSettings
 
     return TrainingSettings(budget_seconds=parse_duration(budget) if budget is not None else None, **options)

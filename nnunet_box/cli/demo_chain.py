@@ -118,7 +118,7 @@ def run_demo(settings: DemoSettings) -> DemoResult:
     from nnunet_box.execution.prepare import plan_dataset, preprocess_dataset
     from nnunet_box.inference.ensemble import InferenceOptions
     from nnunet_box.inference.entry import run
-    from nnunet_box.training.trainer import TrainingSettings
+    from nnunet_box.training.settings import TrainingSettings
 
     if settings.image and settings.base_image is not None:
         usable_base(settings.base_image)

@@ -20,7 +20,11 @@ def register(app: typer.Typer) -> None:
 def select(
     dataset: DatasetArgument = None,
     configurations: Annotated[
-        str | None, typer.Option("--configurations", help="Comma-separated; all that are trained by default.")
+        str | None,
+        typer.Option(
+            "--configurations",
+            help="Comma-separated; all that are trained by default. Variants by their folder's name: 3d_fullres__relu.",
+        ),
     ] = None,
     folds: Annotated[
         str | None, typer.Option("--folds", help="0,1,2 or 0-4; those that are finished by default.")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, WorkspaceOption
+from nnunet_box.planning.variant import VARIANTS, variant_names
 
 BudgetOption = Annotated[
     str | None,
@@ -19,6 +20,13 @@ EpochsOption = Annotated[
     typer.Option("--epochs", min=1, help="At most so many; the paper's rule may stop earlier. 1000 by default."),
 ]
 BatchesOption = Annotated[int, typer.Option("--batches-per-epoch", min=1, help="Updates in an epoch.")]
+VariantOption = Annotated[
+    str | None,
+    typer.Option(
+        "--variant",
+        help=f"Comma-separated departures from the paper: {', '.join(VARIANTS)}.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Everything random follows from it.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
 WorkersOption = Annotated[
@@ -35,6 +43,7 @@ def train(
     configuration: Annotated[str, typer.Option("--configuration", "-c", help="2d or 3d_fullres.")],
     fold: Annotated[int, typer.Option("--fold", "-f", min=0, help="Which fifth of the patients to hold out.")],
     dataset: DatasetArgument = None,
+    variant: VariantOption = None,
     budget: BudgetOption = None,
     epochs: EpochsOption = None,
     batches_per_epoch: BatchesOption = 250,
@@ -62,6 +71,7 @@ def train(
         budget,
         configuration=configuration,
         fold=fold,
+        variants=variant_names(variant),
         seed=seed,
         epochs=epochs,
         batches_per_epoch=batches_per_epoch,

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, WorkspaceOption
-from nnunet_box.cli.train import BatchesOption, BudgetOption, DeviceOption, EpochsOption, SeedOption, WorkersOption
+from nnunet_box.cli.train import (
+    BatchesOption,
+    BudgetOption,
+    DeviceOption,
+    EpochsOption,
+    SeedOption,
+    VariantOption,
+    WorkersOption,
+)
+from nnunet_box.planning.variant import variant_names
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +35,7 @@ def train_all(
         str | None, typer.Option("--configurations", help="Comma-separated; 2d,3d_fullres by default.")
     ] = None,
     folds: Annotated[str | None, typer.Option("--folds", help="0,1,2 or 0-4; all five by default.")] = None,
+    variant: VariantOption = None,
     budget: BudgetOption = None,
     epochs: EpochsOption = None,
     batches_per_epoch: BatchesOption = 250,
@@ -59,6 +69,7 @@ def train_all(
         budget,
         configuration="",
         fold=0,
+        variants=variant_names(variant),
         seed=seed,
         epochs=epochs,
         batches_per_epoch=batches_per_epoch,

@@ -14,8 +14,9 @@ from nnunet_box.execution.fold import train_fold
 from nnunet_box.execution.prepare import check_configurations, plan_dataset, preprocess_dataset
 from nnunet_box.execution.stage import STAGE_FILE
 from nnunet_box.planning.plan import Plan, load_plan
+from nnunet_box.planning.variant import model_name
 from nnunet_box.progress import say
-from nnunet_box.training.trainer import TrainingSettings
+from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.workspace import Workspace
 
 
@@ -63,6 +64,7 @@ def train_all(
     names = sorted({task.configuration for task in tasks})
     for name in names:
         preprocess_dataset(workspace, dataset, plan, name)
+    models = [model_name(name, settings.variants) for name in names]
     budget = settings.budget_seconds / len(tasks) if settings.budget_seconds is not None else None
     for number, task in enumerate(tasks, start=1):
         say(f"Network {number} of {len(tasks)}: {task.configuration} fold {task.fold}")
@@ -71,7 +73,7 @@ def train_all(
             dataset,
             replace(settings, configuration=task.configuration, fold=task.fold, budget_seconds=budget),
         )
-    selection = select_dataset(workspace, dataset, names, sorted({task.fold for task in tasks}))
+    selection = select_dataset(workspace, dataset, models, sorted({task.fold for task in tasks}))
     return selection, bundle_dataset(workspace, dataset)
 
 

@@ -21,7 +21,8 @@ from nnunet_box.inference.export import PROBABILITIES_SUFFIX
 from nnunet_box.inference.torch_runtime import choose_device, plan_network
 from nnunet_box.planning.plan import Plan
 from nnunet_box.progress import say, track
-from nnunet_box.training.trainer import WEIGHTS, Trainer, TrainingSettings
+from nnunet_box.training.settings import TrainingSettings
+from nnunet_box.training.trainer import WEIGHTS, Trainer
 from nnunet_box.workspace import Workspace
 
 
@@ -50,7 +51,7 @@ def train_fold(
         raise UsageError(f"--fold {settings.fold}: this data set has folds 0 to {len(folds) - 1}.")
     if settings.configuration not in plan.configurations:
         raise UsageError(f"--configuration {settings.configuration}: the plan has {', '.join(plan.configurations)}.")
-    folder = workspace.fold(settings.configuration, settings.fold)
+    folder = workspace.fold(settings.model, settings.fold)
     if restart and folder.exists():
         shutil.rmtree(folder)
     key = fold_key(workspace, dataset, plan, settings)
@@ -66,7 +67,7 @@ def train_fold(
             validate_fold(dataset, plan, fold, settings, weights)
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     dice = summary_dice(read_json(folder / "validation" / "summary.json"))
-    say(f"{settings.configuration} fold {settings.fold}: mean foreground Dice {dice:.4f}")
+    say(f"{settings.model} fold {settings.fold}: mean foreground Dice {dice:.4f}")
     return dice
 
 
@@ -82,9 +83,9 @@ def validate_fold(dataset: Dataset, plan: Plan, fold: Fold, settings: TrainingSe
     folder = weights.parent / "validation"
     cases = {case.id: case for case in dataset.cases}
     load = partial(plan_network, plan=plan, device=choose_device(settings.device))
-    member = Member(settings.configuration, (weights,))
+    member = Member(settings.configuration, (weights,), settings.variants)
     held_out = [cases[case_id] for case_id in fold.val]
-    for case in track(held_out, f"Validate {settings.configuration} fold {settings.fold}"):
+    for case in track(held_out, f"Validate {settings.model} fold {settings.fold}"):
         image, geometry = read_image(case)
         labels = predict_case(
             image,

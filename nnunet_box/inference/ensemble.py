@@ -13,18 +13,23 @@ from nnunet_box.inference.export import Grid, labels_on_source
 from nnunet_box.inference.predictor import predict_probabilities
 from nnunet_box.inference.runtime import Runtime
 from nnunet_box.planning.plan import Plan
+from nnunet_box.planning.variant import recipe
 from nnunet_box.preprocessing.pipeline import prepare_case
-
-LoadNetwork = Callable[[str, Path], Runtime]
-"""Configuration name and weights' file to a network ready to run."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One configuration's share of an ensemble: a weights' file for each fold."""
+    """One model's share of an ensemble: a weights' file for each fold. variants: how its recipe departs from the
+    paper's.
+    """
 
     configuration: str
     weights: tuple[Path, ...]
+    variants: tuple[str, ...] = ()
+
+
+LoadNetwork = Callable[[Member, Path], Runtime]
+"""A member and one of its weights' files to a network ready to run."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,11 @@ def predict_case(
     for member in members:
         configuration = plan.configurations[member.configuration]
         prepared = prepare_case(image, spacing, None, plan, configuration)
-        networks: Iterator[Runtime] = (load_network(member.configuration, weights) for weights in member.weights)
+        networks: Iterator[Runtime] = (load_network(member, weights) for weights in member.weights)
+        # A network that never saw a flip must not be asked about one.
+        mirroring = options.mirroring and recipe(member.variants).mirroring
         probabilities = predict_probabilities(
-            networks, prepared.image, configuration.patch_size, len(plan.labels), options.mirroring, options.weighting
+            networks, prepared.image, configuration.patch_size, len(plan.labels), mirroring, options.weighting
         )
         grids.append((probabilities, prepared.placement))
     return labels_on_source(grids, probabilities_file)

@@ -11,8 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from nnunet_box.errors import InvalidData, UsageError
+from nnunet_box.inference.ensemble import Member
 from nnunet_box.network.unet import UNet, for_device
 from nnunet_box.planning.plan import Configuration, Plan
+from nnunet_box.planning.variant import PAPER, Recipe, recipe
 
 
 def choose_device(name: str) -> torch.device:
@@ -42,7 +44,13 @@ class TorchRuntime:
 
     @classmethod
     def load(
-        cls, weights: Path, configuration: Configuration, inputs: int, classes: int, device: torch.device
+        cls,
+        weights: Path,
+        configuration: Configuration,
+        inputs: int,
+        classes: int,
+        device: torch.device,
+        chosen: Recipe = PAPER,
     ) -> TorchRuntime:
         """Network from safetensors.
 
@@ -51,7 +59,7 @@ class TorchRuntime:
         InvalidData: the file is missing, damaged, or of another network.
         """
         with torch.device("meta"):
-            network = UNet(configuration, inputs, classes)
+            network = UNet(configuration, inputs, classes, chosen)
         try:
             network.load_state_dict(load_file(weights), assign=True)
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -67,8 +75,7 @@ class TorchRuntime:
         return logits
 
 
-def plan_network(configuration: str, weights: Path, plan: Plan, device: torch.device) -> TorchRuntime:
+def plan_network(member: Member, weights: Path, plan: Plan, device: torch.device) -> TorchRuntime:
     """A trained network of ``plan`` on ``device``."""
-    return TorchRuntime.load(
-        weights, plan.configurations[configuration], len(plan.channel_names), len(plan.labels), device
-    )
+    configuration, chosen = plan.configurations[member.configuration], recipe(member.variants)
+    return TorchRuntime.load(weights, configuration, len(plan.channel_names), len(plan.labels), device, chosen)

@@ -1,39 +1,51 @@
 """The U-Net of the paper (Method, Network architectures): plain, padded, instance norm, leaky ReLU, no deep
-supervision.
+supervision; and its named variants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_box.planning.plan import Configuration
+from nnunet_box.planning.variant import PAPER, Recipe
 
 LEAK = 0.01
 NORM_EPS = 1e-5
 
 _CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _UP: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_BATCH_NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
-def _block(dimensions: int, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int]) -> nn.Sequential:
+def _norm(recipe: Recipe, dimensions: int, features: int) -> nn.Module:
+    if recipe.norm == "batch":
+        return _BATCH_NORM[dimensions](features, eps=NORM_EPS)
+    if recipe.norm == "none":
+        return nn.Identity()
+    # Instance norm: one group a channel. Unlike torch's InstanceNorm it keeps channels-last memory, 9 % a step on a
+    # CPU.
+    return nn.GroupNorm(features, features, eps=NORM_EPS)
+
+
+def _block(recipe: Recipe, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int]) -> nn.Sequential:
+    dimensions = len(kernel)
     padding = tuple(size // 2 for size in kernel)
     return nn.Sequential(
         _CONV[dimensions](inputs, outputs, tuple(kernel), stride=tuple(stride), padding=padding),
-        # Instance norm: one group a channel. Unlike torch's InstanceNorm it keeps channels-last memory, 9 % a step
-        # on a CPU.
-        nn.GroupNorm(outputs, outputs, eps=NORM_EPS),
-        nn.LeakyReLU(LEAK, inplace=True),
+        _norm(recipe, dimensions, outputs),
+        nn.ReLU(inplace=True) if recipe.activation == "relu" else nn.LeakyReLU(LEAK, inplace=True),
     )
 
 
-def _stage(dimensions: int, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int]) -> nn.Sequential:
+def _stage(recipe: Recipe, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(
-        _block(dimensions, inputs, outputs, kernel, stride),
-        _block(dimensions, outputs, outputs, kernel, [1] * dimensions),
+        _block(recipe, inputs, outputs, kernel, stride),
+        _block(recipe, outputs, outputs, kernel, [1] * len(kernel)),
     )
 
 
@@ -47,10 +59,10 @@ class UNet(nn.Module):
     Parameters
     ----------
     configuration: kernel sizes per stage (bottleneck last), pooling per step.
-    inputs: image channels. classes: background included.
+    inputs: image channels. classes: background included. recipe: norm, activation and deep supervision.
     """
 
-    def __init__(self, configuration: Configuration, inputs: int, classes: int) -> None:
+    def __init__(self, configuration: Configuration, inputs: int, classes: int, recipe: Recipe = PAPER) -> None:
         super().__init__()
         dimensions = configuration.dimensions
         features = configuration.features
@@ -58,7 +70,7 @@ class UNet(nn.Module):
         kernels = configuration.conv_kernel_sizes
         widths = [inputs, *features]
         self.encoder = nn.ModuleList(
-            _stage(dimensions, before, after, kernel, stride)
+            _stage(recipe, before, after, kernel, stride)
             for (before, after), kernel, stride in zip(pairwise(widths), kernels, strides, strict=True)
         )
         self.upsampling = nn.ModuleList()
@@ -68,21 +80,38 @@ class UNet(nn.Module):
             self.upsampling.append(
                 _UP[dimensions](below, here, tuple(strides[deep]), stride=tuple(strides[deep]), bias=False)
             )
-            self.decoder.append(_stage(dimensions, 2 * here, here, kernels[deep - 1], [1] * dimensions))
+            self.decoder.append(_stage(recipe, 2 * here, here, kernels[deep - 1], [1] * dimensions))
         self.head = _CONV[dimensions](features[0], classes, 1, bias=False)
-        self.apply(_initialise)
+        # The decoder's coarsest resolution gets no head of its own (nnU-Net's later recipe gives it no weight).
+        sides = features[1 : len(features) - 2] if recipe.deep_supervision else ()
+        self.side_heads = nn.ModuleList(_CONV[dimensions](here, classes, 1, bias=False) for here in sides)
+        leak = 0.0 if recipe.activation == "relu" else LEAK
+        self.apply(partial(_initialise, leak=leak))
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, [Z,] Y, X) to logits (B, K, [Z,] Y, X); sizes are multiples of the total pooling."""
+        features = image
+        for decoded in self._decode(image):
+            features = decoded
+        logits: Tensor = self.head(features)
+        return logits
+
+    def at_every_resolution(self, image: Tensor) -> list[Tensor]:
+        """Logits as ``forward`` gives them, then those of the coarser resolutions that have a head, finest first."""
+        finest_first = list(self._decode(image))[::-1]
+        return [head(features) for head, features in zip([self.head, *self.side_heads], finest_first, strict=False)]
+
+    def _decode(self, image: Tensor) -> Iterator[Tensor]:
+        """The bottleneck's features, then the decoder's, coarsest first; what is not kept by the caller is freed."""
         skips = []
         for stage in self.encoder:
             image = stage(image)
             skips.append(image)
         skips.pop()
+        yield image
         for up, stage in zip(self.upsampling, self.decoder, strict=True):
             image = stage(torch.cat([up(image), skips.pop()], dim=1))
-        logits: Tensor = self.head(image)
-        return logits
+            yield image
 
 
 def for_device(network: UNet, device: torch.device) -> UNet:
@@ -94,9 +123,9 @@ def for_device(network: UNet, device: torch.device) -> UNet:
     return network
 
 
-def _initialise(module: nn.Module) -> None:
-    """He initialisation for a leaky slope of 0.01, biases zero (authors' code of April 2019)."""
+def _initialise(module: nn.Module, leak: float) -> None:
+    """He initialisation for the activation's slope, biases zero (authors' code of April 2019)."""
     if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-        nn.init.kaiming_normal_(module.weight, a=LEAK)
+        nn.init.kaiming_normal_(module.weight, a=leak)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -1,7 +1,8 @@
 """Augmentation on the batchgenerators framework: elastic, scaling, rotation, gamma, mirroring (paper, Method,
 Training).
 
-Ranges and probabilities are those of the authors' code of April 2019, since the paper gives none.
+Ranges and probabilities are those of the authors' code of April 2019, since the paper gives none. The variant
+``more-augmentation`` has those of the later recipe (Isensee et al. 2021).
 """
 
 from __future__ import annotations
@@ -12,20 +13,29 @@ from typing import Any
 
 import numpy as np
 from batchgenerators.transforms.abstract_transforms import AbstractTransform, Compose
-from batchgenerators.transforms.color_transforms import GammaTransform
+from batchgenerators.transforms.color_transforms import (
+    BrightnessMultiplicativeTransform,
+    ContrastAugmentationTransform,
+    GammaTransform,
+)
+from batchgenerators.transforms.noise_transforms import GaussianBlurTransform, GaussianNoiseTransform
+from batchgenerators.transforms.resample_transforms import SimulateLowResolutionTransform
 from batchgenerators.transforms.spatial_transforms import MirrorTransform, SpatialTransform
 from numpy.typing import NDArray
 
 from nnunet_box.planning.plan import Configuration
+from nnunet_box.planning.variant import PAPER, Recipe
 
 PROBABILITY = 0.2
 SCALE = (0.85, 1.25)
+MORE_SCALE = (0.7, 1.4)
 ELASTIC_SIGMA = (9.0, 13.0)
 ELASTIC_ALPHA_3D = (0.0, 900.0)
 ELASTIC_ALPHA_2D = (0.0, 200.0)
 GAMMA = (0.7, 1.5)
 GAMMA_PROBABILITY = 0.3
 SMALL_ROTATION = np.deg2rad(15.0)
+MORE_ROTATION = np.deg2rad(30.0)
 FULL_ROTATION = np.pi
 ELONGATED_2D = 1.5
 """2D patches more elongated than this rotate by 15 degrees only."""
@@ -34,26 +44,31 @@ ELONGATED_2D = 1.5
 @dataclass(frozen=True)
 class SpatialRanges:
     """How far a configuration's patches are moved. in_plane: each slice of a 3D patch is moved alike, in its plane
-    only.
+    only. rotation: radians to either side. scale: factors a patch shows more or less of the image by.
     """
 
     patch_size: tuple[int, ...]
     in_plane: bool
     rotation: float
+    scale: tuple[float, float]
 
     @classmethod
-    def of(cls, configuration: Configuration) -> SpatialRanges:
+    def of(cls, configuration: Configuration, recipe: Recipe = PAPER) -> SpatialRanges:
         size = tuple(configuration.patch_size)
+        more = recipe.augmentation == "more"
+        in_plane = configuration.in_plane_augmentation and len(size) == 3
         if len(size) == 2:
-            elongated = max(size) / min(size) > ELONGATED_2D
-            return cls(size, in_plane=False, rotation=SMALL_ROTATION if elongated else FULL_ROTATION)
-        in_plane = configuration.in_plane_augmentation
-        return cls(size, in_plane, FULL_ROTATION if in_plane else SMALL_ROTATION)
+            rotation = SMALL_ROTATION if max(size) / min(size) > ELONGATED_2D else FULL_ROTATION
+        elif in_plane:
+            rotation = FULL_ROTATION
+        else:
+            rotation = MORE_ROTATION if more else SMALL_ROTATION
+        return cls(size, in_plane, rotation, MORE_SCALE if more else SCALE)
 
     def source_size(self) -> tuple[int, ...]:
         """Voxels to read so that the worst rotation and the smallest scale still find image under the whole patch."""
         moved = self.patch_size[1:] if self.in_plane else self.patch_size
-        needed = np.ceil(_rotated_extent(moved, self.rotation) / SCALE[0]).astype(int)
+        needed = np.ceil(_rotated_extent(moved, self.rotation) / self.scale[0]).astype(int)
         sizes = tuple(max(int(a), b) for a, b in zip(needed, moved, strict=True))
         return (self.patch_size[0], *sizes) if self.in_plane else sizes
 
@@ -102,26 +117,39 @@ class ZeroOutside(AbstractTransform):  # type: ignore[misc]
         return batch
 
 
-def build_augmentation(configuration: Configuration, mask_image: bool) -> Any:
+def build_augmentation(configuration: Configuration, mask_image: bool, recipe: Recipe = PAPER) -> Any:
     """The transform for batches of ``data`` (B, C, [Z,] Y, X) float32 and ``seg`` (B, 1, [Z,] Y, X) float32.
 
-    The patch read is larger than the configuration's (see ``SpatialRanges.source_size``) and cropped to its centre.
-    Randomness
-    is numpy's global state, as everywhere in batchgenerators: the caller seeds it for each batch.
+    The patch read is larger than the configuration's (see ``SpatialRanges.source_size``) and cropped to its centre,
+    unless the recipe augments nothing. Randomness is numpy's global state, as everywhere in batchgenerators: the caller
+    seeds it for each batch.
     """
-    ranges = SpatialRanges.of(configuration)
+    ranges = SpatialRanges.of(configuration, recipe)
+    transforms: list[Any] = []
+    if recipe.augmentation != "none":
+        spatial = _spatial(ranges, elastic=recipe.augmentation == "paper")
+        transforms.append(FoldDepthIntoChannels(spatial) if ranges.in_plane else spatial)
+        if recipe.augmentation == "more":
+            transforms += _later_intensity(ranges.in_plane)
+        transforms.append(GammaTransform(GAMMA, per_channel=True, retain_stats=True, p_per_sample=GAMMA_PROBABILITY))
+    if recipe.mirroring:
+        transforms.append(MirrorTransform(axes=tuple(range(len(ranges.patch_size)))))
+    return Compose([*transforms, ZeroOutside(mask_image)])
+
+
+def _spatial(ranges: SpatialRanges, elastic: bool) -> Any:
     angle = (-ranges.rotation, ranges.rotation)
     planar = ranges.in_plane or len(ranges.patch_size) == 2
-    spatial: Any = SpatialTransform(
+    return SpatialTransform(
         ranges.patch_size[1:] if ranges.in_plane else ranges.patch_size,
         patch_center_dist_from_border=None,
-        do_elastic_deform=True,
+        do_elastic_deform=elastic,
         alpha=ELASTIC_ALPHA_2D if planar else ELASTIC_ALPHA_3D,
         sigma=ELASTIC_SIGMA,
         angle_x=angle,
         angle_y=angle,
         angle_z=angle,
-        scale=SCALE,
+        scale=ranges.scale,
         border_mode_data="constant",
         border_cval_data=0,
         order_data=3,
@@ -133,7 +161,23 @@ def build_augmentation(configuration: Configuration, mask_image: bool) -> Any:
         p_scale_per_sample=PROBABILITY,
         p_rot_per_sample=PROBABILITY,
     )
-    gamma = GammaTransform(GAMMA, per_channel=True, retain_stats=True, p_per_sample=GAMMA_PROBABILITY)
-    mirror = MirrorTransform(axes=tuple(range(len(ranges.patch_size))))
-    moved = FoldDepthIntoChannels(spatial) if ranges.in_plane else spatial
-    return Compose([moved, gamma, mirror, ZeroOutside(mask_image)])
+
+
+def _later_intensity(in_plane: bool) -> list[Any]:
+    """Noise, blur, brightness, contrast, low resolution and inverted gamma, with the ranges of Isensee et al. 2021."""
+    return [
+        GaussianNoiseTransform(noise_variance=(0, 0.1), p_per_sample=0.1),
+        GaussianBlurTransform((0.5, 1.0), different_sigma_per_channel=True, p_per_sample=0.2, p_per_channel=0.5),
+        BrightnessMultiplicativeTransform(multiplier_range=(0.75, 1.25), p_per_sample=0.15),
+        ContrastAugmentationTransform(contrast_range=(0.75, 1.25), p_per_sample=0.15),
+        SimulateLowResolutionTransform(
+            zoom_range=(0.5, 1.0),
+            per_channel=True,
+            p_per_channel=0.5,
+            order_downsample=0,
+            order_upsample=3,
+            p_per_sample=0.25,
+            ignore_axes=(0,) if in_plane else None,
+        ),
+        GammaTransform(GAMMA, invert_image=True, per_channel=True, retain_stats=True, p_per_sample=0.1),
+    ]

@@ -15,20 +15,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nnunet_box.planning.plan import Configuration
+from nnunet_box.planning.variant import PAPER, Recipe, recipe
 from nnunet_box.preprocessing.store import StoredCase, open_case
-from nnunet_box.training.augmentation import SpatialRanges, ZeroOutside, build_augmentation
+from nnunet_box.training.augmentation import SpatialRanges, build_augmentation
 from nnunet_box.training.patches import Patch, forced_foreground, patch_start, read_patch, slice_with_foreground
 
 TRAINING, VALIDATION = 0, 1
+NO_AUGMENTATION = recipe(["no-augmentation"])
 
 
 @dataclass(frozen=True)
 class BatchSource:
     """Where batches come from.
 
-    store: the configuration's case store. cases: ids to draw from. batch_size: samples a batch. purpose: training
-        (augmented)
-    or validation (not).
+    store: the configuration's case store. cases: ids to draw from. batch_size: samples a batch. purpose: training or
+        validation, which draw different batches. recipe: whose augmentation; None for none.
     """
 
     store: Path
@@ -39,7 +40,7 @@ class BatchSource:
     seed: int
     fold: int
     purpose: int = TRAINING
-    augment: bool = True
+    recipe: Recipe | None = PAPER
 
 
 class BatchSet(Dataset[tuple[Tensor, Tensor]]):
@@ -47,14 +48,11 @@ class BatchSet(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, source: BatchSource) -> None:
         self.source = source
-        self.transform = (
-            build_augmentation(source.configuration, source.mask_image)
-            if source.augment
-            else ZeroOutside(source.mask_image)
-        )
-        ranges = SpatialRanges.of(source.configuration)
+        chosen = source.recipe or NO_AUGMENTATION
+        self.transform = build_augmentation(source.configuration, source.mask_image, chosen)
         self.patch_size = tuple(source.configuration.patch_size)
-        self.read_size = ranges.source_size() if source.augment else self.patch_size
+        ranges = SpatialRanges.of(source.configuration, chosen)
+        self.read_size = self.patch_size if chosen.augmentation == "none" else ranges.source_size()
         # The patch left after augmentation lies in the middle of what is read, and it is what is placed in the case.
         self.margin = [(read - kept) // 2 for read, kept in zip(self.read_size, self.patch_size, strict=True)]
         self._open: dict[str, StoredCase] = {}

@@ -11,6 +11,8 @@ from nnunet_box.errors import UsageError
 SMALLEST_BATCH = 2
 WANTED_UPDATES = 2500
 """Updates below which a smaller batch serves better than a cleaner gradient."""
+FEW_UPDATES = 150
+"""Fewer than this and the person is told how to get more."""
 EPOCHS_A_BUDGET = 50
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 

@@ -11,6 +11,7 @@ PATIENCE_EPOCHS = 30
 LEAST_RATE = 1e-6
 MOST_EPOCHS = 1000
 AVERAGE_WEIGHT = 0.93
+POLY_POWER = 0.9
 LEAST_IMPROVEMENT = 1e-3
 """What counts as improvement of the averaged loss (absolute; authors' code of April 2019)."""
 
@@ -48,6 +49,28 @@ class PlateauSchedule:
 
 
 @dataclass
+class PolySchedule:
+    """The later recipe's: the rate falls with power 0.9 over a fixed number of epochs (Isensee et al. 2021)."""
+
+    peak: float
+    most_epochs: int = MOST_EPOCHS
+    epochs_done: int = 0
+
+    @property
+    def rate(self) -> float:
+        return float(self.peak * max(0.0, 1 - self.epochs_done / self.most_epochs) ** POLY_POWER)
+
+    def end_epoch(self, loss: float) -> None:
+        """The loss does not matter here."""
+        del loss
+        self.epochs_done += 1
+
+    @property
+    def finished(self) -> bool:
+        return self.epochs_done >= self.most_epochs
+
+
+@dataclass
 class BudgetSchedule:
     """A named departure for people without a GPU: the whole course of the rate fits into a given number of seconds.
 
@@ -61,12 +84,11 @@ class BudgetSchedule:
     epochs_done: int = 0
 
     WARM_UP: ClassVar[float] = 0.03
-    POWER: ClassVar[float] = 0.9
 
     @property
     def rate(self) -> float:
         done = min(1.0, self.spent / self.seconds)
-        return float(self.peak * min(1.0, (done + 1e-3) / self.WARM_UP) * max(1e-4, 1 - done) ** self.POWER)
+        return float(self.peak * min(1.0, (done + 1e-3) / self.WARM_UP) * max(1e-4, 1 - done) ** POLY_POWER)
 
     def end_epoch(self, loss: float) -> None:
         """An epoch is only a unit of report here."""

@@ -20,47 +20,26 @@ from nnunet_box.files import recover_replaced, write_beside
 from nnunet_box.inference.torch_runtime import choose_device
 from nnunet_box.network.unet import UNet, for_device
 from nnunet_box.planning.plan import Plan
+from nnunet_box.planning.variant import recipe
 from nnunet_box.progress import say
 from nnunet_box.training.batches import VALIDATION, BatchSource, batch_loader
-from nnunet_box.training.budget import SMALLEST_BATCH, batch_size_for, batches_an_epoch, seconds_a_sample
+from nnunet_box.training.budget import (
+    FEW_UPDATES,
+    SMALLEST_BATCH,
+    batch_size_for,
+    batches_an_epoch,
+    seconds_a_sample,
+)
 from nnunet_box.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
-from nnunet_box.training.loss import segmentation_loss
-from nnunet_box.training.schedule import MOST_EPOCHS, BudgetSchedule, PlateauSchedule
+from nnunet_box.training.loss import loss_at_every_resolution
+from nnunet_box.training.optimisation import CLIP_NORM, clips, make_optimiser
+from nnunet_box.training.schedule import BudgetSchedule
+from nnunet_box.training.settings import TrainingSettings
 
-WEIGHT_DECAY = 3e-5
-BATCHES_AN_EPOCH = 250
 VALIDATION_SHARE = 5
 """One validation batch for every five training batches: 50 for 250 (authors' code of April 2019)."""
 BUDGET_VALIDATION_SHARE = 15
-BUDGET_PEAK_RATE = 3e-3
-BUDGET_BETAS = (0.9, 0.99)
-"""A short run must not carry its first, large gradients to the end, as amsgrad and a long second moment do: on the
-hippocampus after 200 s on two cores the loss was -0.35 with these, -0.05 with the paper's optimiser at 1e-3."""
-CLIP_NORM = 12.0
 WEIGHTS = "weights.safetensors"
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """One run. epochs: at most so many, 1000 by default. budget_seconds: fit the run into this time instead.
-    workers: processes
-    that make batches, None chooses. checkpoint_seconds: least time between two checkpoints.
-    """
-
-    configuration: str
-    fold: int
-    seed: int = 12345
-    epochs: int | None = None
-    batches_per_epoch: int = BATCHES_AN_EPOCH
-    budget_seconds: float | None = None
-    device: str = "auto"
-    workers: int | None = None
-    checkpoint_seconds: float = 60.0
-
-    def identity(self) -> dict[str, Any]:
-        """What must stay the same for a checkpoint to be continued."""
-        named = ("configuration", "fold", "seed", "batches_per_epoch")
-        return {key: value for key, value in asdict(self).items() if key in named}
 
 
 @dataclass
@@ -88,17 +67,13 @@ class Trainer:
         self.configuration = plan.configurations[settings.configuration]
         self.device = choose_device(settings.device)
         torch.manual_seed(settings.seed * 1000 + settings.fold)
-        self.network = for_device(UNet(self.configuration, len(plan.channel_names), len(plan.labels)), self.device)
-        self.optimizer: torch.optim.Adam
-        self.schedule: PlateauSchedule | BudgetSchedule
-        # Decay is coupled (L2), as Adam's was in 2019.
-        if settings.budget_seconds is None:
-            # amsgrad as in the authors' code of April 2019.
-            self.optimizer = torch.optim.Adam(self.network.parameters(), weight_decay=WEIGHT_DECAY, amsgrad=True)
-            self.schedule = PlateauSchedule(most_epochs=settings.epochs or MOST_EPOCHS)
-        else:
-            self.optimizer = torch.optim.Adam(self.network.parameters(), betas=BUDGET_BETAS, weight_decay=WEIGHT_DECAY)
-            self.schedule = BudgetSchedule(settings.budget_seconds, BUDGET_PEAK_RATE)
+        self.recipe = recipe(settings.variants)
+        network = UNet(self.configuration, len(plan.channel_names), len(plan.labels), self.recipe)
+        self.network = for_device(network, self.device)
+        self.optimizer, self.schedule = make_optimiser(
+            self.recipe, self.network, settings.epochs, settings.budget_seconds
+        )
+        self.clip = clips(self.recipe, settings.budget_seconds)
         self.progress = Progress(self.configuration.batch_size, settings.batches_per_epoch)
         cascaded = "3d_lowres" in plan.configurations and settings.configuration != "3d_lowres"
         self.batch_dice = self.configuration.dimensions == 2 or cascaded
@@ -138,7 +113,7 @@ class Trainer:
         def step(samples: int) -> None:
             image = torch.zeros((samples, *size), device=self.device)
             labels = torch.zeros((samples, *size[1:]), dtype=torch.int64, device=self.device)
-            segmentation_loss(self.network(image), labels, self.batch_dice).backward()  # type: ignore[no-untyped-call]
+            self._loss(image, labels).backward()  # type: ignore[no-untyped-call]
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
 
@@ -150,10 +125,20 @@ class Trainer:
         self.progress = replace(self.progress, batch_size=batch, batches_per_epoch=length)
         assert isinstance(self.schedule, BudgetSchedule)
         self.schedule.spent += time.monotonic() - started
+        updates = max(0, int((seconds - self.schedule.spent) / (sample_seconds * batch)))
         say(
-            f"Budget {seconds / 60:.1f} min: batches of {batch} (planned {self.configuration.batch_size}), "
-            f"{sample_seconds * batch:.2f} s each"
+            f"Budget {seconds / 60:.1f} min: about {updates} updates, batches of {batch} (planned "
+            f"{self.configuration.batch_size}), {sample_seconds * batch:.2f} s each"
         )
+        if updates < FEW_UPDATES:
+            say(
+                f"So few updates teach little. Give more time, or plan smaller patches: nnbox plan {self.plan.dataset} "
+                f"--memory-gb {self.plan.memory_gb / 4:g} (this plan: {self.plan.memory_gb:g})"
+            )
+
+    def _loss(self, image: Tensor, labels: Tensor) -> Tensor:
+        outputs = self.network.at_every_resolution(image)
+        return loss_at_every_resolution(outputs, labels, self.batch_dice, self.recipe.loss)
 
     def _source(self, purpose: int) -> BatchSource:
         validation = purpose == VALIDATION
@@ -166,7 +151,7 @@ class Trainer:
             seed=self.settings.seed,
             fold=self.settings.fold,
             purpose=purpose,
-            augment=not validation,
+            recipe=None if validation else self.recipe,
         )
 
     def _workers(self) -> int:
@@ -177,7 +162,7 @@ class Trainer:
 
     def _epochs(self) -> None:
         length = self.progress.batches_per_epoch
-        share = VALIDATION_SHARE if isinstance(self.schedule, PlateauSchedule) else BUDGET_VALIDATION_SHARE
+        share = BUDGET_VALIDATION_SHARE if isinstance(self.schedule, BudgetSchedule) else VALIDATION_SHARE
         checks = max(1, length // share)
         training = batch_loader(self._source(0), itertools.count(self.progress.epoch * length), self._workers())
         validation = batch_loader(self._source(VALIDATION), itertools.count(self.progress.epoch * checks), 0)
@@ -199,11 +184,10 @@ class Trainer:
         for image, labels in itertools.islice(batches, count):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.rate
-            logits = self.network(image.to(self.device, non_blocking=True))
-            loss = segmentation_loss(logits, labels.to(self.device, non_blocking=True), self.batch_dice)
+            loss = self._loss(image.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            if isinstance(self.schedule, BudgetSchedule):
+            if self.clip:
                 torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
             self.optimizer.step()
             losses.append(loss.detach())
@@ -260,7 +244,7 @@ class Trainer:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
         say(
-            f"{self.settings.configuration} fold {self.settings.fold} epoch {self.progress.epoch}: loss {loss:.4f}, "
+            f"{self.settings.model} fold {self.settings.fold} epoch {self.progress.epoch}: loss {loss:.4f}, "
             f"validation Dice {overlap:.3f}, rate {rate:.1e}, {self._time_left(seconds)}"
         )
 

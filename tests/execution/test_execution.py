@@ -21,7 +21,7 @@ from nnunet_box.execution.fold import train_fold
 from nnunet_box.execution.prepare import check_configurations, plan_dataset, preprocess_dataset
 from nnunet_box.execution.stage import is_done, key_of, stage
 from nnunet_box.planning.plan import load_plan
-from nnunet_box.training.trainer import TrainingSettings
+from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.workspace import Workspace
 
 QUICK = TrainingSettings("2d", 0, epochs=1, batches_per_epoch=1, device="cpu", workers=0)

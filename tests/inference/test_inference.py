@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from nnunet_box.bundle import Bundle, load_bundle, write_bundle
@@ -21,8 +22,9 @@ from nnunet_box.inference.ensemble import InferenceOptions, Member, predict_case
 from nnunet_box.inference.folder import Predictor, check_writable, exporter, input_cases, predict_folder
 from nnunet_box.inference.predictor import mirror_axes, predict_probabilities
 from nnunet_box.inference.tiles import axis_starts, tile_starts, tile_weight
-from nnunet_box.inference.torch_runtime import TorchRuntime, choose_device
+from nnunet_box.inference.torch_runtime import TorchRuntime, choose_device, plan_network
 from nnunet_box.network.unet import UNet
+from nnunet_box.planning.variant import recipe
 from nnunet_box.training.checkpoint import save_weights
 from tests.training.toys import VOLUME, toy_plan
 
@@ -211,8 +213,12 @@ def test_pairs_average_on_the_files_grid() -> None:
     both = [Member("2d", (Path("x"),)), Member("3d_fullres", (Path("y"),))]
     plan = toy_plan()
     options = InferenceOptions(mirroring=False)
+
+    def load(member: Member, _: Path) -> Constant:
+        return networks[member.configuration]
+
     for members, expected in (([both[0]], 2), ([both[1]], 1), (both, 1)):
-        labels = predict_case(image, (1.0, 1.0, 1.0), plan, members, lambda name, _: networks[name], options)
+        labels = predict_case(image, (1.0, 1.0, 1.0), plan, members, load, options)
         assert (labels == expected).all()
 
 
@@ -240,3 +246,43 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     save_weights(tmp_path / "w.safetensors", UNet(VOLUME, 2, 3))
     with pytest.raises(InvalidData, match="this plan's network"):
         TorchRuntime.load(tmp_path / "w.safetensors", VOLUME, 1, 3, choose_device("cpu"))
+
+
+def test_a_network_that_never_saw_a_flip_is_not_asked_about_one() -> None:
+    image = np.random.default_rng(0).random((1, 10, 24, 20)).astype(np.float32) + 0.1
+    calls: list[int] = []
+
+    def count(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        calls.append(len(batch))
+        return np.zeros((len(batch), 3, *batch.shape[2:]), np.float32)
+
+    seen = []
+    for variants in ((), ("no-mirroring",)):
+        member = Member("3d_fullres", (Path("x"),), variants)
+        predict_case(image, (1.0, 1.0, 1.0), toy_plan(), [member], lambda *_: count, InferenceOptions())
+        seen.append(sum(calls))
+        calls.clear()
+    assert seen[0] == 8 * seen[1] > 0
+
+
+def test_a_bundle_keeps_its_variants_and_refuses_those_it_does_not_know(tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    save_weights(weights, UNet(VOLUME, 1, 3, recipe(["batch-norm"])))
+    write_bundle(
+        tmp_path / "bundle",
+        dataset="toy",
+        challenge=None,
+        plan=toy_plan(),
+        weights={"3d_fullres__batch-norm": {0: weights}},
+        postprocessing=Postprocessing(),
+    )
+    bundle = load_bundle(tmp_path / "bundle", check_weights=True)
+    (member,) = bundle.ensemble(tmp_path / "bundle")
+    assert (member.configuration, member.variants) == ("3d_fullres", ("batch-norm",))
+    network = plan_network(member, member.weights[0], bundle.plan, choose_device("cpu")).network
+    assert isinstance(network.encoder[0][0][1], torch.nn.BatchNorm3d)
+    value = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
+    value["members"][0]["variants"] = ["quantum-norm"]
+    (tmp_path / "bundle" / "bundle.json").write_text(json.dumps(value))
+    with pytest.raises(InvalidData, match="quantum-norm"):
+        load_bundle(tmp_path / "bundle")

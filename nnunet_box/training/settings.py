@@ -1,0 +1,40 @@
+"""What a training run is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nnunet_box.planning.variant import model_name
+
+BATCHES_AN_EPOCH = 250
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """One run. variants: named departures from the paper's recipe. epochs: at most so many, 1000 by default.
+    budget_seconds: fit the run into this time instead. workers: processes that make batches, None chooses.
+    checkpoint_seconds: least time between two checkpoints.
+    """
+
+    configuration: str
+    fold: int
+    variants: tuple[str, ...] = ()
+    seed: int = 12345
+    epochs: int | None = None
+    batches_per_epoch: int = BATCHES_AN_EPOCH
+    budget_seconds: float | None = None
+    device: str = "auto"
+    workers: int | None = None
+    checkpoint_seconds: float = 60.0
+
+    @property
+    def model(self) -> str:
+        """Name of the folder its folds lie in."""
+        return model_name(self.configuration, self.variants)
+
+    def identity(self) -> dict[str, Any]:
+        """What must stay the same for a checkpoint to be continued."""
+        named = ("configuration", "fold", "seed", "batches_per_epoch")
+        kept = {key: value for key, value in asdict(self).items() if key in named}
+        return kept | {"variants": list(self.variants)}

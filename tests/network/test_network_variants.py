@@ -1,0 +1,60 @@
+"""What a recipe changes in the network."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from nnunet_box.network.unet import UNet
+from nnunet_box.planning.variant import recipe
+from tests.network.test_unet import ANISOTROPIC, PLANAR
+
+
+def kinds(network: UNet) -> set[str]:
+    return {type(module).__name__ for module in network.modules() if not list(module.children())}
+
+
+def test_norm_and_activation_are_exchanged_everywhere() -> None:
+    plain = {"Conv3d", "ConvTranspose3d", "GroupNorm", "LeakyReLU"}
+    assert kinds(UNet(ANISOTROPIC, 1, 2)) - {"ModuleList"} == plain
+    for names, expected in (
+        (["batch-norm"], plain - {"GroupNorm"} | {"BatchNorm3d"}),
+        (["no-norm"], plain - {"GroupNorm"} | {"Identity"}),
+        (["relu"], plain - {"LeakyReLU"} | {"ReLU"}),
+    ):
+        assert kinds(UNet(ANISOTROPIC, 1, 2, recipe(names))) - {"ModuleList"} == expected
+
+
+def test_batch_norm_remembers_and_instance_norm_does_not() -> None:
+    torch.manual_seed(0)
+    image = torch.randn(2, 1, *PLANAR.patch_size)
+    for names, same in ((["batch-norm"], False), ([], True)):
+        network = UNet(PLANAR, 1, 2, recipe(names))
+        with torch.no_grad():
+            training, evaluating = network.train()(image), network.eval()(image)
+        assert torch.allclose(training, evaluating, atol=1e-5) == same
+
+
+@pytest.mark.parametrize(("configuration", "scales"), [(PLANAR, [1, 2, 4]), (ANISOTROPIC, [1, 2])])
+def test_deep_supervision_gives_every_resolution_but_the_coarsest_a_head(configuration, scales) -> None:
+    torch.manual_seed(0)
+    network = UNet(configuration, 1, 3, recipe(["deep-supervision"])).eval()
+    image = torch.randn(1, 1, *configuration.patch_size)
+    with torch.no_grad():
+        outputs = network.at_every_resolution(image)
+        alone = network(image)
+    assert [output.shape[1] for output in outputs] == [3] * len(scales)
+    rows = configuration.patch_size[-2]
+    assert [output.shape[-2] for output in outputs] == [rows // scale for scale in scales]
+    assert torch.equal(outputs[0], alone)
+    assert len(UNet(configuration, 1, 3).at_every_resolution(image)) == 1
+
+
+def test_relu_is_initialised_for_its_own_slope() -> None:
+    torch.manual_seed(0)
+    leaky, plain = UNet(PLANAR, 1, 2), UNet(PLANAR, 1, 2, recipe(["relu"]))
+    deviations = [float(network.encoder[3][1][0].weight.std()) for network in (leaky, plain)]
+    assert deviations[0] == pytest.approx((2 / 1.0001 / (240 * 9)) ** 0.5, rel=5e-3)
+    assert deviations[1] == pytest.approx((2 / (240 * 9)) ** 0.5, rel=5e-3)
+    assert isinstance(plain.decoder[0][0][2], nn.ReLU)
