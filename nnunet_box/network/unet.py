@@ -114,10 +114,16 @@ class UNet(nn.Module):
             yield image
 
 
-def for_device(network: UNet, device: torch.device) -> UNet:
-    """The network on ``device``, channels last on a CPU, where the convolutions then need no copies."""
+def for_device(network: UNet, device: torch.device, training: bool = False) -> UNet:
+    """The network on ``device``; on a CPU with channels last where that is faster.
+
+    Forward it always is; backward it is where the first kernels have three axes, while kernels of a plane take up to
+    twice as long (``benchmarks/training_step.py``).
+    """
     network = network.to(device)
-    if device.type == "cpu":
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))
+    planar = isinstance(first, nn.Conv2d) or 1 in first.kernel_size
+    if device.type == "cpu" and not (training and planar):
         format_ = torch.channels_last if isinstance(network.head, nn.Conv2d) else torch.channels_last_3d
         network = network.to(memory_format=format_)  # type: ignore[call-overload]
     return network

@@ -43,14 +43,24 @@ def save_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
         write_json(temporary / "state.json", {"schema_version": SCHEMA, **state})
 
 
-def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put a checkpoint's tensors into ``network`` and ``optimizer``; return its ``state``.
+def checkpoint_state(folder: Path) -> dict[str, Any]:
+    """What was saved beside the tensors.
+
+    Raises
+    ------
+    InvalidData: the file is missing, damaged, or of another schema version.
+    """
+    state: dict[str, Any] = read_json(folder / "state.json", schema_version=SCHEMA)
+    return state
+
+
+def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's tensors into ``network`` and ``optimizer``.
 
     Raises
     ------
     InvalidData: a file is missing, damaged, or of another network.
     """
-    state: dict[str, Any] = read_json(folder / "state.json", schema_version=SCHEMA)
     try:
         network.load_state_dict(load_file(folder / "network.safetensors"))
         moments: dict[int, dict[str, Tensor]] = {}
@@ -61,4 +71,3 @@ def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InvalidData(folder, "a checkpoint of this run", reason, "Train with --restart to begin anew.") from error
-    return state

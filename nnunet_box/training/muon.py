@@ -84,13 +84,23 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """The matrix with its singular vectors kept and its singular values brought near 1 (Newton-Schulz iteration)."""
+    """The matrix with its singular vectors kept and its singular values brought near 1 (Newton-Schulz iteration).
+
+    The rounds are taken on the Gram matrix, with which every factor commutes, and applied once at the end: kernels have
+    ten times as many columns as rows, and each round on them would cost as much as the convolution itself.
+    """
     tall = matrix.shape[0] > matrix.shape[1]
-    turned: Tensor = (matrix.T if tall else matrix) / (matrix.norm() + 1e-7)
+    wide: Tensor = (matrix.T if tall else matrix) / (matrix.norm() + 1e-7)
+    gram = wide @ wide.T
     first, third, fifth = QUINTIC
-    for _ in range(ROUNDS):
-        gram = turned @ turned.T
-        turned = first * turned + (third * gram + fifth * gram @ gram) @ turned
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    product = identity
+    for number in range(ROUNDS):
+        factor = first * identity + third * gram + fifth * gram @ gram
+        product = factor @ product
+        if number < ROUNDS - 1:
+            gram = factor @ gram @ factor
+    turned = product @ wide
     return turned.T if tall else turned
 
 

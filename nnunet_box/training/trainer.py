@@ -30,7 +30,7 @@ from nnunet_box.training.budget import (
     batches_an_epoch,
     seconds_a_sample,
 )
-from nnunet_box.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from nnunet_box.training.checkpoint import checkpoint_state, load_checkpoint, save_checkpoint, save_weights
 from nnunet_box.training.loss import loss_at_every_resolution
 from nnunet_box.training.optimisation import CLIP_NORM, clips, make_optimiser
 from nnunet_box.training.schedule import BudgetSchedule
@@ -69,7 +69,7 @@ class Trainer:
         torch.manual_seed(settings.seed * 1000 + settings.fold)
         self.recipe = recipe(settings.variants)
         network = UNet(self.configuration, len(plan.channel_names), len(plan.labels), self.recipe)
-        self.network = for_device(network, self.device)
+        self.network = for_device(network, self.device, training=True)
         self.optimizer, self.schedule = make_optimiser(
             self.recipe, self.network, settings.epochs, settings.budget_seconds
         )
@@ -263,7 +263,7 @@ class Trainer:
         save_checkpoint(self.checkpoint, self.network, self.optimizer, state)
 
     def _restore(self) -> None:
-        state = load_checkpoint(self.checkpoint, self.network, self.optimizer)
+        state = checkpoint_state(self.checkpoint)
         if state["settings"] != self.settings.identity():
             raise UsageError(
                 f"{self.checkpoint} is of a run with other settings ({state['settings']}); use them, or --restart."
@@ -272,6 +272,7 @@ class Trainer:
             raise UsageError(
                 f"{self.checkpoint}: one of the two runs has a --budget and the other none; use the same, or --restart."
             )
+        load_checkpoint(self.checkpoint, self.network, self.optimizer)
         kept = dict(state["schedule"])
         # A longer run than first asked for is a fair wish.
         for name in ("most_epochs", "seconds", "peak"):

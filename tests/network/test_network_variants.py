@@ -54,7 +54,7 @@ def test_deep_supervision_gives_every_resolution_but_the_coarsest_a_head(configu
 def test_relu_is_initialised_for_its_own_slope() -> None:
     torch.manual_seed(0)
     leaky, plain = UNet(PLANAR, 1, 2), UNet(PLANAR, 1, 2, recipe(["relu"]))
-    deviations = [float(network.encoder[3][1][0].weight.std()) for network in (leaky, plain)]
+    deviations = [float(network.encoder[3][1][0].weight.detach().std()) for network in (leaky, plain)]
     assert deviations[0] == pytest.approx((2 / 1.0001 / (240 * 9)) ** 0.5, rel=5e-3)
     assert deviations[1] == pytest.approx((2 / (240 * 9)) ** 0.5, rel=5e-3)
     assert isinstance(plain.decoder[0][0][2], nn.ReLU)

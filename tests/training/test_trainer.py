@@ -144,8 +144,8 @@ def test_a_damaged_checkpoint_is_named(store: tuple[Path, Fold], tmp_path: Path)
 def test_a_loss_that_is_no_number_stops_the_run(
     store: tuple[Path, Fold], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = trainer_module.segmentation_loss
-    monkeypatch.setattr(trainer_module, "segmentation_loss", lambda *values: loss(*values) * float("nan"))
+    loss = trainer_module.loss_at_every_resolution
+    monkeypatch.setattr(trainer_module, "loss_at_every_resolution", lambda *values: loss(*values) * float("nan"))
     with pytest.raises(NnboxError, match="not a number"):
         trainer(store, tmp_path).run(resume=False)
 

@@ -83,6 +83,11 @@ def test_optimisers_and_schedules() -> None:
         (torch.optim.SGD, PolySchedule),
         (torch.optim.SGD, BudgetSchedule),
     ]
+    adam, plateau = make_optimiser(paper, network, None, None)
+    assert (plateau.rate, adam.defaults["weight_decay"], adam.defaults["amsgrad"]) == (3e-4, 3e-5, True)
+    momentum, poly = make_optimiser(sgd, network, None, None)
+    assert (poly.rate, poly.most_epochs) == (1e-2, 1000)
+    assert (momentum.defaults["momentum"], momentum.defaults["nesterov"]) == (0.99, True)
     assert not clips(paper, None)
     assert clips(paper, 60.0) and clips(sgd, None)
 
