@@ -128,7 +128,7 @@ def test_the_chain_selects_bundles_and_predicts_with_both_stages(
     selection = load_selection(workspace.selection)
     assert selection.folds == (0, 1) and selection.cases == 2
     singles = [candidate.name for candidate in selection.candidates if len(candidate.configurations) == 1]
-    assert set(singles) == {"2d__no-mirroring", LOW_MODEL, CASCADE_MODEL}
+    assert singles == ["2d__no-mirroring", LOW_MODEL, CASCADE_MODEL]
     assert len(selection.candidates) == 6, "pairs too"
     # Networks of one batch: whatever was chosen, the cascade is what this test is about.
     write_json(workspace.selection, selection.model_copy(update={"chosen": (CASCADE_MODEL,)}).model_dump(mode="json"))

@@ -33,6 +33,8 @@ def test_a_low_resolution_brings_the_cascade_with_it() -> None:
     assert plan("3d_fullres", "3d_lowres", "2d").models == MODELS
     assert plan("3d_lowres").models == ("3d_lowres",), "a bundle of the first stage alone"
     assert simplest_first(reversed(MODELS)) == list(MODELS)
+    varied = [f"{name}__relu" for name in MODELS]
+    assert simplest_first(varied[::-1]) == varied, "a cascade after its first stage, whatever the recipe"
     assert all(name in CONFIGURATION_HELP for name in MODELS)
 
 
