@@ -14,7 +14,7 @@ from nnunet_box.evaluation.postprocessing import Postprocessing
 from nnunet_box.files import read_json, write_beside, write_json
 from nnunet_box.inference.ensemble import Member
 from nnunet_box.planning.plan import Plan
-from nnunet_box.planning.variant import VARIANTS, split_model_name
+from nnunet_box.planning.variant import VARIANTS, model_name, split_model_name
 
 BUNDLE_FILE = "bundle.json"
 
@@ -30,13 +30,21 @@ class WeightsFile(BaseModel):
 
 
 class BundleMember(BaseModel):
-    """One configuration of the ensemble. variants: how its recipe departs from the paper's."""
+    """One configuration of the ensemble. variants: how its recipe departs from the paper's. previous_stage: of a
+    cascade, the ensemble that predicts the label map it takes as input.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     configuration: str
     variants: tuple[str, ...] = ()
     weights: tuple[WeightsFile, ...]
+    previous_stage: BundleMember | None = None
+
+    @property
+    def stages(self) -> tuple[BundleMember, ...]:
+        """The previous stage, where there is one, and the member."""
+        return (self,) if self.previous_stage is None else (*self.previous_stage.stages, self)
 
 
 class Bundle(BaseModel):
@@ -60,26 +68,39 @@ class Bundle(BaseModel):
     def channel_names(self) -> tuple[str, ...]:
         return self.plan.channel_names
 
+    @property
+    def stages(self) -> tuple[BundleMember, ...]:
+        """Every ensemble that runs: the members and, before each, its previous stage."""
+        return tuple(stage for member in self.members for stage in member.stages)
+
+    @property
+    def weights_files(self) -> tuple[WeightsFile, ...]:
+        """Every weights' file, each once, though two ensembles may share it."""
+        return tuple(dict.fromkeys(entry for stage in self.stages for entry in stage.weights))
+
     def ensemble(self, folder: Path, folds: tuple[int, ...] | None = None) -> list[Member]:
-        """The members' weights below ``folder``; with ``folds`` only theirs.
+        """The members' weights below ``folder``; with ``folds`` only theirs, in a previous stage too: a case held out
+        of those folds is then new to every network.
 
         Raises
         ------
         InvalidData: a configuration has none of the folds asked for.
         """
-        members = []
-        for member in self.members:
-            chosen = tuple(folder / entry.file for entry in member.weights if folds is None or entry.fold in folds)
-            if not chosen:
-                have = sorted(entry.fold for entry in member.weights)
-                raise InvalidData(
-                    folder / BUNDLE_FILE,
-                    f"folds {folds} of {member.configuration}",
-                    f"folds {have}",
-                    "Ask for folds it has.",
-                )
-            members.append(Member(member.configuration, chosen, member.variants))
-        return members
+        return [_member(member, folder, folds) for member in self.members]
+
+
+def _member(member: BundleMember, folder: Path, folds: tuple[int, ...] | None) -> Member:
+    chosen = tuple(folder / entry.file for entry in member.weights if folds is None or entry.fold in folds)
+    if not chosen:
+        have = sorted(entry.fold for entry in member.weights)
+        raise InvalidData(
+            folder / BUNDLE_FILE,
+            f"folds {folds} of {member.configuration}",
+            f"folds {have}",
+            "Ask for folds it has.",
+        )
+    before = None if member.previous_stage is None else _member(member.previous_stage, folder, folds)
+    return Member(member.configuration, chosen, member.variants, before)
 
 
 def sha256(file: Path) -> str:
@@ -100,8 +121,11 @@ def write_bundle(
     weights: dict[str, dict[int, Path]],
     postprocessing: Postprocessing,
     cross_validation_dice: float | None = None,
+    previous_weights: dict[str, dict[int, Path]] | None = None,
 ) -> Bundle:
     """Copy weights (model -> fold -> file) and write ``bundle.json``; the folder is put in place as a whole.
+
+    previous_weights: the same of the models whose label maps cascades among ``weights`` take as input.
 
     Raises
     ------
@@ -112,22 +136,22 @@ def write_bundle(
         members = []
         for model, folds in weights.items():
             configuration, variants = split_model_name(model)
-            entries = []
-            for fold, source in sorted(folds.items()):
-                if not source.is_file():
+            before = plan.previous_stage_of(configuration)
+            previous = None
+            if before is not None:
+                lower = model_name(before, variants)
+                entries = _copy_weights(temporary, lower, (previous_weights or {}).get(lower, {}))
+                if not entries:
                     raise InvalidData(
-                        source,
-                        f"weights of {model} fold {fold}",
-                        "no such file",
-                        f"Train it: nnbox train --configuration {configuration} --fold {fold}"
-                        + (f" --variant {','.join(variants)}." if variants else "."),
+                        folder, f"weights of {lower}, {model}'s previous stage", "none", "Train its folds."
                     )
-                file = f"weights/{model}/fold_{fold}.safetensors"
-                (temporary / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, temporary / file)
-                entries.append(WeightsFile(fold=fold, file=file, sha256=sha256(temporary / file)))
-            members.append(BundleMember(configuration=configuration, variants=variants, weights=tuple(entries)))
-        kept = {member.configuration: plan.configurations[member.configuration] for member in members}
+                previous = BundleMember(configuration=before, variants=variants, weights=entries)
+            entries = _copy_weights(temporary, model, folds)
+            members.append(
+                BundleMember(configuration=configuration, variants=variants, weights=entries, previous_stage=previous)
+            )
+        entries_kept = (plan.entry_of(stage.configuration) for member in members for stage in member.stages)
+        kept = {name: plan.configurations[name] for name in entries_kept}
         used = plan.model_copy(update={"configurations": kept})
         bundle = Bundle(
             dataset=dataset,
@@ -139,6 +163,31 @@ def write_bundle(
         )
         write_json(temporary / BUNDLE_FILE, bundle.model_dump(mode="json"))
     return bundle
+
+
+def _copy_weights(bundle: Path, model: str, folds: dict[int, Path]) -> tuple[WeightsFile, ...]:
+    """Copy a model's weights into a bundle that is being written.
+
+    Raises
+    ------
+    InvalidData: one is missing.
+    """
+    configuration, variants = split_model_name(model)
+    entries = []
+    for fold, source in sorted(folds.items()):
+        if not source.is_file():
+            raise InvalidData(
+                source,
+                f"weights of {model} fold {fold}",
+                "no such file",
+                f"Train it: nnbox train --configuration {configuration} --fold {fold}"
+                + (f" --variant {','.join(variants)}." if variants else "."),
+            )
+        file = f"weights/{model}/fold_{fold}.safetensors"
+        (bundle / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, bundle / file)
+        entries.append(WeightsFile(fold=fold, file=file, sha256=sha256(bundle / file)))
+    return tuple(entries)
 
 
 def load_bundle(folder: Path, check_weights: bool = False) -> Bundle:
@@ -154,20 +203,23 @@ def load_bundle(folder: Path, check_weights: bool = False) -> Bundle:
         bundle = Bundle.model_validate(read_json(file, schema_version=1))
     except ValidationError as error:
         raise InvalidData(file, "a bundle", str(error), "Build it again: nnbox build-submission bundle.") from error
-    for member in bundle.members:
-        if member.configuration not in bundle.plan.configurations:
-            raise InvalidData(file, f"a plan for {member.configuration}", "none", "Build the bundle again.")
-        unknown = sorted(set(member.variants) - set(VARIANTS))
+    for stage in bundle.stages:
+        if stage.configuration not in bundle.plan.models:
+            raise InvalidData(file, f"a plan for {stage.configuration}", "none", "Build the bundle again.")
+        before = bundle.plan.previous_stage_of(stage.configuration)
+        found = None if stage.previous_stage is None else stage.previous_stage.configuration
+        if found != before:
+            expected = f"{before or 'nothing'} as the previous stage of {stage.configuration}"
+            raise InvalidData(file, expected, found or "nothing", "Build the bundle again.")
+        unknown = sorted(set(stage.variants) - set(VARIANTS))
         if unknown:
             raise InvalidData(file, "variants this version knows", ", ".join(unknown), "Install a newer nnunet_box.")
-        for entry in member.weights:
-            path = (Path(folder) / entry.file).resolve()
-            if not path.is_relative_to(Path(folder).resolve()):
-                raise InvalidData(
-                    file, "weights inside the bundle", entry.file, "This bundle is not ours; do not use it."
-                )
-            if not path.is_file():
-                raise InvalidData(path, "weights", "no such file", "Copy the whole bundle folder.")
-            if check_weights and sha256(path) != entry.sha256:
-                raise InvalidData(path, f"sha256 {entry.sha256}", "another", "The file is damaged; copy it again.")
+    for entry in bundle.weights_files:
+        path = (Path(folder) / entry.file).resolve()
+        if not path.is_relative_to(Path(folder).resolve()):
+            raise InvalidData(file, "weights inside the bundle", entry.file, "This bundle is not ours; do not use it.")
+        if not path.is_file():
+            raise InvalidData(path, "weights", "no such file", "Copy the whole bundle folder.")
+        if check_weights and sha256(path) != entry.sha256:
+            raise InvalidData(path, f"sha256 {entry.sha256}", "another", "The file is damaged; copy it again.")
     return bundle

@@ -60,10 +60,9 @@ def agreed_challenge(folder: Path, bundle: Bundle, challenge: str | None) -> str
 def bundle_files(folder: Path, bundle: Bundle) -> tuple[ContextFile, ...]:
     """The bundle as an image holds it: ``bundle`` as ``bundle.json``, and the weights of ``folder``."""
     text = json.dumps(bundle.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-    weights = [entry.file for member in bundle.members for entry in member.weights]
     return (
         ContextFile(f"bundle/{BUNDLE_FILE}", text.encode()),
-        *(ContextFile(f"bundle/{name}", folder / name) for name in weights),
+        *(ContextFile(f"bundle/{entry.file}", folder / entry.file) for entry in bundle.weights_files),
     )
 
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, JsonOption, WorkspaceOption
-from nnunet_box.cli.train import BatchesOption, BudgetOption, DeviceOption, EpochsOption, SeedOption, WorkersOption
+from nnunet_box.cli.train import (
+    CONFIGURATION_HELP,
+    BatchesOption,
+    BudgetOption,
+    DeviceOption,
+    EpochsOption,
+    SeedOption,
+    WorkersOption,
+)
 
 if TYPE_CHECKING:
     from nnunet_box.execution.ablation import Ablation
@@ -27,7 +35,7 @@ def ablate(
             help="Comma-separated rows, + joins departures of one row; the six of the paper's Figure 2 by default.",
         ),
     ] = None,
-    configuration: Annotated[str, typer.Option("--configuration", "-c", help="2d or 3d_fullres.")] = "3d_fullres",
+    configuration: Annotated[str, typer.Option("--configuration", "-c", help=CONFIGURATION_HELP)] = "3d_fullres",
     fold: Annotated[int, typer.Option("--fold", "-f", min=0, help="The one split.")] = 0,
     budget: BudgetOption = None,
     epochs: EpochsOption = None,

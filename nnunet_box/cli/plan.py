@@ -58,6 +58,8 @@ def _print_table(configurations: dict[str, Configuration]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from nnunet_box.planning.plan import CASCADE, FIRST_STAGE, SECOND_STAGE
+
     table = Table("configuration", "spacing (mm)", "median shape", "patch", "batch", "pooling", "features")
     for name, one in configurations.items():
         table.add_row(
@@ -69,4 +71,7 @@ def _print_table(configurations: dict[str, Configuration]) -> None:
             ", ".join(map(str, one.num_pool_per_axis)),
             " ".join(map(str, one.features)),
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if FIRST_STAGE in configurations:
+        console.print(f"{CASCADE}: as {SECOND_STAGE}, with the label map of {FIRST_STAGE} as further input")

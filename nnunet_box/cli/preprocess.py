@@ -26,6 +26,8 @@ def preprocess(
 ) -> None:
     """Crop, resample and normalise every training case into the case store. Plans first if there is no plan.
 
+    3d_cascade_fullres shares the store of 3d_fullres; its other input, predictions of 3d_lowres, is prepared by train.
+
     Example: nnbox preprocess acdc --configurations 2d,3d_fullres
     """
     from nnunet_box.cli.common import names, open_dataset
@@ -33,5 +35,6 @@ def preprocess(
 
     paths, opened = open_dataset(workspace, dataset)
     plan = existing_plan(paths, opened)
-    for name in check_configurations(plan, names(configurations)):
+    entries = dict.fromkeys(plan.entry_of(name) for name in check_configurations(plan, names(configurations)))
+    for name in entries:
         typer.echo(str(preprocess_dataset(paths, opened, plan, name, processes)))

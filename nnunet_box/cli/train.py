@@ -9,6 +9,7 @@ import typer
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, WorkspaceOption
 from nnunet_box.planning.variant import VARIANTS, variant_names
 
+CONFIGURATION_HELP = "2d, 3d_lowres, 3d_fullres or 3d_cascade_fullres; nnbox plan shows which a data set has."
 BudgetOption = Annotated[
     str | None,
     typer.Option(
@@ -40,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    configuration: Annotated[str, typer.Option("--configuration", "-c", help="2d or 3d_fullres.")],
+    configuration: Annotated[str, typer.Option("--configuration", "-c", help=CONFIGURATION_HELP)],
     fold: Annotated[int, typer.Option("--fold", "-f", min=0, help="Which fifth of the patients to hold out.")],
     dataset: DatasetArgument = None,
     variant: VariantOption = None,

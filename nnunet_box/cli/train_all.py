@@ -32,7 +32,7 @@ def train_all(
     ] = None,
     source: Annotated[Path | None, typer.Option("--source", help="The download.")] = None,
     configurations: Annotated[
-        str | None, typer.Option("--configurations", help="Comma-separated; 2d,3d_fullres by default.")
+        str | None, typer.Option("--configurations", help="Comma-separated; all of the plan by default.")
     ] = None,
     folds: Annotated[str | None, typer.Option("--folds", help="0,1,2 or 0-4; all five by default.")] = None,
     variant: VariantOption = None,
@@ -50,6 +50,7 @@ def train_all(
     """Plan, preprocess, train every fold of every configuration, select, bundle. Run it again to continue after an
     interruption.
 
+    A cascade comes last and needs all folds of 3d_lowres, so that one is trained in all of them whatever --folds says.
     A budget is shared out evenly among the networks. Example: nnbox train-all acdc --budget 10h
     """
     from nnunet_box.cli.common import fold_numbers, names, open_dataset, training_settings

@@ -26,10 +26,11 @@ from nnunet_box.evaluation.summary import (
     write_summary,
 )
 from nnunet_box.files import read_json, write_json
+from nnunet_box.planning.plan import MODELS
+from nnunet_box.planning.variant import SEPARATOR
 from nnunet_box.progress import track
 
 SCHEMA_VERSION: Literal[1] = 1
-SIMPLEST_FIRST = ("2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres")
 ENSEMBLES = "ensembles"
 
 
@@ -86,9 +87,11 @@ def ensemble_name(configurations: Sequence[str]) -> str:
 
 
 def simplest_first(configurations: Iterable[str]) -> list[str]:
-    """Configurations in the order in which ties are broken: 2D before 3D, low before full resolution, cascade last."""
-    known = {name: index for index, name in enumerate(SIMPLEST_FIRST)}
-    return sorted(set(configurations), key=lambda name: (known.get(name, len(known)), name))
+    """Models in the order in which ties are broken: 2D before 3D, low before full resolution, cascade last; variants
+    after what they depart from.
+    """
+    known = {name: index for index, name in enumerate(MODELS)}
+    return sorted(set(configurations), key=lambda name: (known.get(name.split(SEPARATOR)[0], len(known)), name))
 
 
 def best_candidate(candidates: Sequence[Candidate]) -> Candidate:

@@ -11,6 +11,7 @@ from nnunet_box.dataset.splits import load_or_make_folds
 from nnunet_box.evaluation.selection import Selection
 from nnunet_box.execution.choose import bundle_dataset, select_dataset
 from nnunet_box.execution.fold import train_fold
+from nnunet_box.execution.folds import previous_predictions
 from nnunet_box.execution.prepare import check_configurations, plan_dataset, preprocess_dataset
 from nnunet_box.execution.stage import STAGE_FILE
 from nnunet_box.planning.plan import Plan, load_plan
@@ -36,11 +37,22 @@ def training_tasks(
     folds: Sequence[int] | None,
 ) -> list[Task]:
     """Every network of the cross-validation, fold by fold so that early folds of all configurations can be compared
-    soon.
+    soon; the cascade after all others.
+
+    Where both stages of a cascade are asked for, the first one has all folds, whatever ``folds`` says: each case's
+    input is the prediction of the network that has not seen it.
     """
     names = check_configurations(plan, configurations)
-    count = len(load_or_make_folds(workspace.splits, dataset.cases))
-    return [Task(name, fold) for fold in (folds if folds is not None else range(count)) for name in names]
+    every = range(len(load_or_make_folds(workspace.splits, dataset.cases)))
+    wanted = folds if folds is not None else every
+    needed = {plan.previous_stage_of(name) for name in names}
+    tasks = [
+        Task(name, fold)
+        for fold in sorted({*wanted, *every} if needed & set(names) else wanted)
+        for name in names
+        if fold in wanted or name in needed
+    ]
+    return sorted(tasks, key=lambda task: plan.previous_stage_of(task.configuration) is not None)
 
 
 def train_all(
@@ -61,7 +73,11 @@ def train_all(
     """
     plan = load_plan(workspace.plan) if workspace.plan.is_file() else plan_dataset(workspace, dataset, memory_gb)
     tasks = training_tasks(workspace, dataset, plan, configurations, folds)
-    names = sorted({task.configuration for task in tasks})
+    names = check_configurations(plan, configurations)
+    for name in names:
+        if plan.previous_stage_of(name) not in names:
+            # Nothing of this run makes it: better said now than after days of training.
+            previous_predictions(workspace, dataset, plan, name, settings.variants)
     for name in names:
         preprocess_dataset(workspace, dataset, plan, name)
     models = [model_name(name, settings.variants) for name in names]
@@ -73,7 +89,8 @@ def train_all(
             dataset,
             replace(settings, configuration=task.configuration, fold=task.fold, budget_seconds=budget),
         )
-    selection = select_dataset(workspace, dataset, models, sorted({task.fold for task in tasks}))
+    trained = [{task.fold for task in tasks if task.configuration == name} for name in names]
+    selection = select_dataset(workspace, dataset, models, sorted(set.intersection(*trained)))
     return selection, bundle_dataset(workspace, dataset)
 
 

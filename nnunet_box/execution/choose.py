@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from nnunet_box.bundle import Bundle, write_bundle
 from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.dataset.splits import load_or_make_folds
 from nnunet_box.errors import UsageError
 from nnunet_box.evaluation.selection import Selection, load_selection, select
-from nnunet_box.execution.stage import STAGE_FILE
+from nnunet_box.execution.folds import finished_folds
 from nnunet_box.planning.plan import load_plan
+from nnunet_box.planning.variant import model_name, split_model_name
 from nnunet_box.training.trainer import WEIGHTS
 from nnunet_box.workspace import Workspace
-
-
-def finished_folds(workspace: Workspace, configuration: str, folds: int) -> list[int]:
-    """Folds of a configuration that are trained and validated."""
-    return [fold for fold in range(folds) if (workspace.fold(configuration, fold) / STAGE_FILE).is_file()]
 
 
 def select_dataset(
@@ -35,7 +32,7 @@ def select_dataset(
     """
     plan = load_plan(workspace.plan)
     splits = load_or_make_folds(workspace.splits, dataset.cases)
-    done = {name: finished_folds(workspace, name, len(splits)) for name in configurations or plan.configurations}
+    done = {name: finished_folds(workspace, name, len(splits)) for name in configurations or plan.models}
     names = list(configurations) if configurations else [name for name, finished in done.items() if finished]
     if not names:
         raise UsageError(
@@ -62,15 +59,28 @@ def bundle_dataset(workspace: Workspace, dataset: Dataset) -> Bundle:
     InvalidData: no selection yet, or weights are missing.
     """
     selection = load_selection(workspace.selection)
-    weights = {
-        name: {fold: workspace.fold(name, fold) / WEIGHTS for fold in selection.folds} for name in selection.chosen
-    }
+    plan = load_plan(workspace.plan)
+    weights = {name: _weights(workspace, name, selection.folds) for name in selection.chosen}
+    previous = {}
+    for name in selection.chosen:
+        configuration, variants = split_model_name(name)
+        before = plan.previous_stage_of(configuration)
+        if before is not None:
+            # Whatever folds were selected over: a cascade was trained on the predictions of all of them.
+            folds = range(len(load_or_make_folds(workspace.splits, dataset.cases)))
+            model = model_name(before, variants)
+            previous[model] = _weights(workspace, model, folds)
     return write_bundle(
         workspace.bundle,
         dataset=dataset.name,
         challenge=dataset.challenge,
-        plan=load_plan(workspace.plan),
+        plan=plan,
         weights=weights,
         postprocessing=selection.postprocessing,
         cross_validation_dice=selection.best.mean_foreground_dice,
+        previous_weights=previous,
     )
+
+
+def _weights(workspace: Workspace, model: str, folds: Iterable[int]) -> dict[int, Path]:
+    return {fold: workspace.fold(model, fold) / WEIGHTS for fold in folds}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from nnunet_box.dataset.cases import SourceCase, read_image
+from nnunet_box.dataset.cases import read_image, read_label
 from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.dataset.splits import Fold, load_or_make_folds
 from nnunet_box.dataset.volumes import write_labels_like
 from nnunet_box.errors import UsageError
 from nnunet_box.evaluation.summary import summarise_pairs, summary_dice, write_summary
-from nnunet_box.execution.prepare import existing_plan, preprocess_dataset
-from nnunet_box.execution.stage import is_done, key_of, stage
+from nnunet_box.execution.folds import content_key, fold_key, prediction_file, previous_predictions
+from nnunet_box.execution.prepare import existing_plan, prepare_previous_stage, preprocess_dataset
+from nnunet_box.execution.stage import is_done, stage
 from nnunet_box.files import read_json
 from nnunet_box.inference.ensemble import InferenceOptions, Member, predict_case
 from nnunet_box.inference.export import PROBABILITIES_SUFFIX
@@ -25,12 +27,7 @@ from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.trainer import WEIGHTS, Trainer
 from nnunet_box.workspace import Workspace
 
-
-def fold_key(workspace: Workspace, dataset: Dataset, plan: Plan, settings: TrainingSettings) -> str:
-    """What a fold's result follows from; equal keys mean that it need not be made again."""
-    fold = load_or_make_folds(workspace.splits, dataset.cases)[settings.fold]
-    values = asdict(replace(settings, device="", workers=None, checkpoint_seconds=0))
-    return key_of([values, plan.configurations[settings.configuration].model_dump(mode="json"), fold.model_dump()])
+PREVIOUS_KEY = "previous_stage"
 
 
 def train_fold(
@@ -42,33 +39,51 @@ def train_fold(
 
     Raises
     ------
-    UsageError: no such fold, or an unfinished run that neither ``resume`` nor ``restart`` covers.
+    UsageError: no such fold, an unfinished run that neither ``resume`` nor ``restart`` covers, or a cascade whose
+    previous stage is not finished.
     InvalidData: a case or a file of the workspace that is not what it should be.
     """
     plan = existing_plan(workspace, dataset)
     folds = load_or_make_folds(workspace.splits, dataset.cases)
     if not 0 <= settings.fold < len(folds):
         raise UsageError(f"--fold {settings.fold}: this data set has folds 0 to {len(folds) - 1}.")
-    if settings.configuration not in plan.configurations:
-        raise UsageError(f"--configuration {settings.configuration}: the plan has {', '.join(plan.configurations)}.")
+    previous = previous_predictions(workspace, dataset, plan, settings.configuration, settings.variants)
     folder = workspace.fold(settings.model, settings.fold)
     if restart and folder.exists():
         shutil.rmtree(folder)
-    key = fold_key(workspace, dataset, plan, settings)
+    key = fold_key(workspace, dataset, plan, settings, previous)
     if not is_done(folder, key):
         store = preprocess_dataset(workspace, dataset, plan, settings.configuration)
+        before = None
+        if previous is not None:
+            before = prepare_previous_stage(workspace, dataset, plan, settings.model, previous)
+            _check_continued(folder, content_key(previous))
         with stage(folder, key, asdict(settings)):
             fold = folds[settings.fold]
             if not _trained(folder, key):
-                weights = Trainer(plan, store, fold, folder, settings).run(resume)
+                weights = Trainer(plan, store, fold, folder, settings, before).run(resume)
                 (folder / "trained").write_text(key)
             else:
                 weights = folder / WEIGHTS
-            validate_fold(dataset, plan, fold, settings, weights)
+            validate_fold(dataset, plan, fold, settings, weights, previous)
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     dice = summary_dice(read_json(folder / "validation" / "summary.json"))
     say(f"{settings.model} fold {settings.fold}: mean foreground Dice {dice:.4f}")
     return dice
+
+
+def _check_continued(folder: Path, key: str) -> None:
+    """Note which label maps a cascade's fold is trained on.
+
+    Raises
+    ------
+    UsageError: it is unfinished and began with others.
+    """
+    marker = folder / PREVIOUS_KEY
+    if (folder / "checkpoint").exists() and marker.is_file() and marker.read_text() != key:
+        raise UsageError(f"{folder} began with other predictions of the previous stage: nnbox train --restart.")
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.write_text(key)
 
 
 def _trained(folder: Path, key: str) -> bool:
@@ -76,9 +91,19 @@ def _trained(folder: Path, key: str) -> bool:
     return (folder / WEIGHTS).is_file() and marker.is_file() and marker.read_text() == key
 
 
-def validate_fold(dataset: Dataset, plan: Plan, fold: Fold, settings: TrainingSettings, weights: Path) -> None:
+def validate_fold(
+    dataset: Dataset,
+    plan: Plan,
+    fold: Fold,
+    settings: TrainingSettings,
+    weights: Path,
+    previous: Mapping[str, Path] | None = None,
+) -> None:
     """Predict the held-out cases as test cases would be, keep their probabilities for selection, and write
     ``summary.json``.
+
+    previous: for a cascade, case id to the first stage's label map. It is that of the network that has not seen the
+    case, not of the ensemble that predicts test cases, most of which has.
     """
     folder = weights.parent / "validation"
     cases = {case.id: case for case in dataset.cases}
@@ -87,6 +112,7 @@ def validate_fold(dataset: Dataset, plan: Plan, fold: Fold, settings: TrainingSe
     held_out = [cases[case_id] for case_id in fold.val]
     for case in track(held_out, f"Validate {settings.model} fold {settings.fold}"):
         image, geometry = read_image(case)
+        before = None if previous is None else read_label(previous[case.id], set(plan.labels), case.reference_file)
         labels = predict_case(
             image,
             geometry.spacing,
@@ -95,12 +121,8 @@ def validate_fold(dataset: Dataset, plan: Plan, fold: Fold, settings: TrainingSe
             load,
             InferenceOptions(),
             folder / f"{case.id}{PROBABILITIES_SUFFIX}",
+            before,
         )
         write_labels_like(prediction_file(folder, case), labels, case.reference_file)
     pairs = [(case.id, prediction_file(folder, case), case.label) for case in held_out if case.label is not None]
     write_summary(summarise_pairs(pairs, plan.labels), folder / "summary.json")
-
-
-def prediction_file(folder: Path, case: SourceCase) -> Path:
-    """Where a case's predicted label map lies."""
-    return folder / f"{case.id}.nii.gz"

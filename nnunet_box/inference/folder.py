@@ -142,7 +142,7 @@ def predict_folder(
         "schema_version": 1,
         "dataset": predictor.bundle.dataset,
         "configurations": [member.configuration for member in predictor.members],
-        "networks": sum(len(member.weights) for member in predictor.members),
+        "networks": sum(member.networks for member in predictor.members),
         "cases": records,
     }
     write_json(output / RUN_FILE, run)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain, combinations
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_box.inference.runtime import Runtime
 from nnunet_box.inference.tiles import tile_starts, tile_weight
+from nnunet_box.preprocessing.previous_stage import foreground_channels
 
+Voxel = TypeVar("Voxel", bound=np.generic)
 VOXELS_A_CALL = 2_000_000
 """Patches and mirrored copies are put into one call of the network up to about this many voxels."""
 
@@ -38,16 +41,20 @@ def predict_probabilities(
     classes: int,
     mirroring: bool = True,
     weighting: str = "gaussian",
+    previous: NDArray[np.int8] | None = None,
 ) -> NDArray[np.float32]:
     """Mean softmax (K, Z, Y, X) of (C, Z, Y, X) over networks, windows and mirrored copies.
 
     A patch of two axes is moved over every slice along the first axis. Memory does not grow with the number of
     networks:
     ``networks`` may be a generator that loads them one by one.
+    previous: the label map (Z, Y, X) of a cascade's first stage; networks see its one-hot foreground after the image.
+    It is expanded window by window, so that it costs a byte a voxel.
     """
     planar = len(patch) == 2
     edges = (1, *patch) if planar else tuple(patch)
     padded, inside = _pad(image, edges)
+    labels = None if previous is None else _pad(previous[None], edges)[0][0]
     weight = tile_weight(edges, weighting)
     starts = tile_starts(padded.shape[1:], edges)
     total = np.zeros((classes, *padded.shape[1:]), dtype=np.float32)
@@ -61,7 +68,7 @@ def predict_probabilities(
         count += 1
         for first in range(0, len(starts), together):
             group = starts[first : first + together]
-            patches = np.stack([padded[(slice(None), *_window(start, edges))] for start in group])
+            patches = np.stack([_patch(padded, labels, _window(start, edges), classes) for start in group])
             mean = _mirrored_mean(network, patches[:, :, 0] if planar else patches, flips)
             for start, probabilities in zip(group, mean, strict=True):
                 total[(slice(None), *_window(start, edges))] += (
@@ -95,7 +102,15 @@ def _window(start: Sequence[int], edges: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(first, first + edge) for first, edge in zip(start, edges, strict=True))
 
 
-def _pad(image: NDArray[np.float32], edges: Sequence[int]) -> tuple[NDArray[np.float32], tuple[slice, ...]]:
+def _patch(
+    image: NDArray[np.float32], labels: NDArray[np.int8] | None, window: tuple[slice, ...], classes: int
+) -> NDArray[np.float32]:
+    """One window of (C, Z, Y, X), followed by that of the previous stage's labels where there are any."""
+    patch = image[(slice(None), *window)]
+    return patch if labels is None else np.concatenate([patch, foreground_channels(labels[window], classes)])
+
+
+def _pad(image: NDArray[Voxel], edges: Sequence[int]) -> tuple[NDArray[Voxel], tuple[slice, ...]]:
     """Pad (C, Z, Y, X) with 0 to at least the patch, evenly on both sides; also where the image then lies."""
     margins, inside = [], []
     for length, edge in zip(image.shape[1:], edges, strict=True):

@@ -77,5 +77,5 @@ class TorchRuntime:
 
 def plan_network(member: Member, weights: Path, plan: Plan, device: torch.device) -> TorchRuntime:
     """A trained network of ``plan`` on ``device``."""
-    configuration, chosen = plan.configurations[member.configuration], recipe(member.variants)
-    return TorchRuntime.load(weights, configuration, len(plan.channel_names), len(plan.labels), device, chosen)
+    configuration, inputs = plan.configuration_of(member.configuration), plan.inputs_of(member.configuration)
+    return TorchRuntime.load(weights, configuration, inputs, len(plan.labels), device, recipe(member.variants))

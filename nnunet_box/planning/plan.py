@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from nnunet_box.errors import InvalidData
+from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.files import read_json
 from nnunet_box.planning.fingerprint import ChannelIntensities, Length, Voxels, describe_errors
 
@@ -27,6 +27,15 @@ MAX_FEATURES = {2: 480, 3: 320}
 
 MIN_BATCH_SIZE = 2
 """Paper, Method: large patches before large batches, but never a batch of one."""
+
+CASCADE = "3d_cascade_fullres"
+"""The second stage of a cascade: the network of ``3d_fullres``, which also sees the label map of the first."""
+
+FIRST_STAGE, SECOND_STAGE = "3d_lowres", "3d_fullres"
+"""Whose label map the cascade takes as input, and whose entry of the plan it shares."""
+
+MODELS = ("2d", FIRST_STAGE, SECOND_STAGE, CASCADE)
+"""All configurations there are, the simplest first; a cascade comes after both of its stages."""
 
 Axes = Annotated[tuple[int, ...], Field(min_length=2, max_length=3)]
 
@@ -119,7 +128,41 @@ class Plan(BaseModel):
             raise ValueError("intensities: CT is normalised by them, so they cannot be left out")
         if sorted(self.labels) != list(range(len(self.labels))) or len(self.labels) < 2:
             raise ValueError("labels: 0, 1, 2, ... without gaps, at least one beside the background")
+        if CASCADE in self.configurations:
+            raise ValueError(f"configurations: {CASCADE} has no entry of its own, it follows that of {SECOND_STAGE}")
         return self
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What can be trained, the simplest first: the plan's entries, and the cascade where it has both stages."""
+        cascade = {CASCADE} if {FIRST_STAGE, SECOND_STAGE} <= set(self.configurations) else set()
+        return tuple(name for name in MODELS if name in cascade | set(self.configurations))
+
+    def entry_of(self, name: str) -> str:
+        """The entry of ``configurations`` that a model is built and its cases are preprocessed by.
+
+        Raises
+        ------
+        UsageError: the plan has no such model.
+        """
+        if name not in self.models:
+            raise UsageError(f"Configuration {name!r}: the plan of {self.dataset} has {', '.join(self.models)}.")
+        return SECOND_STAGE if name == CASCADE else name
+
+    def configuration_of(self, name: str) -> Configuration:
+        """A model's configuration; raises as ``entry_of``."""
+        return self.configurations[self.entry_of(name)]
+
+    def previous_stage_of(self, name: str) -> str | None:
+        """The model whose label map a model takes as input; None for all but the cascade. Raises as ``entry_of``."""
+        return FIRST_STAGE if self.entry_of(name) != name else None
+
+    def inputs_of(self, name: str) -> int:
+        """Input channels of a model's network: the image's, and for the cascade one for each foreground label (authors'
+        code of April 2019). Raises as ``entry_of``.
+        """
+        previous = len(self.labels) - 1 if self.previous_stage_of(name) is not None else 0
+        return len(self.channel_names) + previous
 
 
 def stage_features(stages: int, dimensions: int) -> tuple[int, ...]:

@@ -79,14 +79,11 @@ def prepare_case(
     image: (C, Z, Y, X) in the file's own intensities. spacing: mm (Z, Y, X). labels: (Z, Y, X) or None.
     """
     mask = nonzero_mask(image)
-    box = bounding_box(mask)
-    inside = box_slices(box)
-    goal = target_spacing(configuration, spacing)
-    axes = configuration.axis_order or (0, 1, 2)
-    cropped_shape = tuple(stop - start for start, stop in box)
-    goal_shape = resampled_shape(cropped_shape, spacing, goal)
+    placement = _placement(mask, spacing, configuration)
+    inside, goal, goal_shape = box_slices(placement.box), placement.target_spacing, placement.target_shape
+    axes = placement.axis_order
     outside_value = len(plan.labels)
-    marked = np.zeros(cropped_shape, dtype=np.uint8) if labels is None else labels[inside].copy()
+    marked = np.zeros(placement.cropped_shape, dtype=np.uint8) if labels is None else labels[inside].copy()
     keep_mask = plan.use_nonzero_mask
     if keep_mask:
         marked[~mask[inside] & (marked == 0)] = outside_value
@@ -105,13 +102,27 @@ def prepare_case(
         prepared_labels = on_grid.astype(np.int8)
         prepared_labels[on_grid == outside_value] = -1
         prepared_labels = np.ascontiguousarray(prepared_labels.transpose(axes))
-    placement = Placement(
-        shape=(image.shape[1], image.shape[2], image.shape[3]),
+    turned = np.ascontiguousarray(resampled.transpose(0, *(axis + 1 for axis in axes)))
+    return PreparedCase(turned, prepared_labels, placement)
+
+
+def case_placement(
+    image: NDArray[np.float32], spacing: tuple[float, float, float], configuration: Configuration
+) -> Placement:
+    """Where ``prepare_case`` puts an image (C, Z, Y, X) of that spacing (mm, Z, Y, X), without doing so."""
+    return _placement(nonzero_mask(image), spacing, configuration)
+
+
+def _placement(mask: NDArray[np.bool_], spacing: tuple[float, float, float], configuration: Configuration) -> Placement:
+    box = bounding_box(mask)
+    goal = target_spacing(configuration, spacing)
+    axes = configuration.axis_order or (0, 1, 2)
+    z, y, x = mask.shape
+    return Placement(
+        shape=(z, y, x),
         box=box,
         spacing=spacing,
         target_spacing=goal,
-        target_shape=goal_shape,
+        target_shape=resampled_shape((stop - start for start, stop in box), spacing, goal),
         axis_order=(axes[0], axes[1], axes[2]),
     )
-    turned = np.ascontiguousarray(resampled.transpose(0, *(axis + 1 for axis in axes)))
-    return PreparedCase(turned, prepared_labels, placement)

@@ -23,18 +23,20 @@ LEAST_SHARE = 0.01
 SEED = 1234
 """Per class at most 10,000 foreground locations, but at least 1 % of its voxels (nnU-Net's later code; the paper is
 silent)."""
+CPARAMS = {"codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1}
 
 
 @dataclass(frozen=True)
 class StoredCase:
     """An open case. image: lazy (C, Z, Y, X) float32; labels: lazy (Z, Y, X) int8; locations: label to (n, 3) voxels
-    (z, y, x).
+    (z, y, x). previous: for a cascade, the first stage's label map, lazy (Z, Y, X) int8.
     """
 
     id: str
     image: Any
     labels: Any
     locations: dict[int, NDArray[np.int32]]
+    previous: Any = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -57,6 +59,12 @@ def class_locations(labels: NDArray[np.int8]) -> dict[int, NDArray[np.int32]]:
     return found
 
 
+def chunk_shape(patch: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Voxels (z, y, x) of a chunk: the patch's, one slice for a patch of two axes, no more than the case has."""
+    edges = (1, *patch) if len(patch) == 2 else patch
+    return tuple(min(edge, size) for edge, size in zip(edges, shape, strict=True))
+
+
 def write_case(folder: Path, case_id: str, prepared: PreparedCase, patch: tuple[int, ...]) -> None:
     """Write one case as a folder ``<case>/`` of ``image.b2nd``, ``labels.b2nd`` and ``locations.safetensors``, whole
     or not at all.
@@ -66,9 +74,7 @@ def write_case(folder: Path, case_id: str, prepared: PreparedCase, patch: tuple[
     NnboxError: the disk is full or the folder cannot be written.
     """
     assert prepared.labels is not None
-    shape = prepared.labels.shape
-    edges = (1, *patch) if len(patch) == 2 else patch
-    chunk = tuple(min(edge, size) for edge, size in zip(edges, shape, strict=True))
+    chunk = chunk_shape(patch, prepared.labels.shape)
     with write_beside(folder / case_id) as temporary:
         temporary.mkdir()
         for name, array, chunks in (
@@ -79,7 +85,7 @@ def write_case(folder: Path, case_id: str, prepared: PreparedCase, patch: tuple[
                 np.ascontiguousarray(array),
                 urlpath=str(temporary / f"{name}.b2nd"),
                 chunks=chunks,
-                cparams={"codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1},
+                cparams=CPARAMS,
             )
         locations = {str(value): voxels for value, voxels in class_locations(prepared.labels).items()}
         save_file(locations, temporary / "locations.safetensors", metadata={"case": json.dumps(case_id)})

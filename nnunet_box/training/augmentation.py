@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from nnunet_box.planning.plan import Configuration
 from nnunet_box.planning.variant import PAPER, Recipe
+from nnunet_box.training.previous_stage import PreviousStageToChannels, spoil_previous_stage
 
 PROBABILITY = 0.2
 SCALE = (0.85, 1.25)
@@ -104,21 +105,30 @@ class FoldDepthIntoChannels(AbstractTransform):  # type: ignore[misc]
 
 
 class ZeroOutside(AbstractTransform):  # type: ignore[misc]
-    """Image to 0 where the label says outside (-1), then such labels to background (authors' code of April 2019)."""
+    """Image to 0 where the label says outside (-1), then such labels to background (authors' code of April 2019).
+
+    Label maps (B, 1 or 2, [Z,] Y, X): the first, the reference, says where; a cascade's second one is only cleared.
+    """
 
     def __init__(self, mask_image: bool) -> None:
         self.mask_image = mask_image
 
     def __call__(self, **batch: Any) -> dict[str, Any]:
-        outside = batch["seg"] < 0
         if self.mask_image:
+            outside = batch["seg"][:, :1] < 0
             batch["data"][np.broadcast_to(outside, batch["data"].shape)] = 0
-        batch["seg"][outside] = 0
+        batch["seg"][batch["seg"] < 0] = 0
         return batch
 
 
-def build_augmentation(configuration: Configuration, mask_image: bool, recipe: Recipe = PAPER) -> Any:
+def build_augmentation(
+    configuration: Configuration, mask_image: bool, recipe: Recipe = PAPER, previous_classes: int = 0
+) -> Any:
     """The transform for batches of ``data`` (B, C, [Z,] Y, X) float32 and ``seg`` (B, 1, [Z,] Y, X) float32.
+
+    previous_classes: where it is not 0, ``seg`` has a second channel, the label map of a cascade's first stage, with
+    so many labels, background included. It moves as the first one does and ends as one-hot foreground channels behind
+    those of the image, after all changes of intensity.
 
     The patch read is larger than the configuration's (see ``SpatialRanges.source_size``) and cropped to its centre,
     unless the recipe augments nothing. Randomness is numpy's global state, as everywhere in batchgenerators: the caller
@@ -134,7 +144,12 @@ def build_augmentation(configuration: Configuration, mask_image: bool, recipe: R
         transforms.append(GammaTransform(GAMMA, per_channel=True, retain_stats=True, p_per_sample=GAMMA_PROBABILITY))
     if recipe.mirroring:
         transforms.append(MirrorTransform(axes=tuple(range(len(ranges.patch_size)))))
-    return Compose([*transforms, ZeroOutside(mask_image)])
+    transforms.append(ZeroOutside(mask_image))
+    if previous_classes:
+        transforms.append(PreviousStageToChannels(previous_classes))
+        if recipe.augmentation != "none":
+            transforms += spoil_previous_stage(previous_classes)
+    return Compose(transforms)
 
 
 def _spatial(ranges: SpatialRanges, elastic: bool) -> Any:

@@ -5,7 +5,7 @@ continued exactly.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nnunet_box.planning.plan import Configuration
 from nnunet_box.planning.variant import PAPER, Recipe, recipe
+from nnunet_box.preprocessing.previous_stage import open_previous
 from nnunet_box.preprocessing.store import StoredCase, open_case
 from nnunet_box.training.augmentation import SpatialRanges, build_augmentation
 from nnunet_box.training.patches import Patch, forced_foreground, patch_start, read_patch, slice_with_foreground
@@ -29,7 +30,8 @@ class BatchSource:
     """Where batches come from.
 
     store: the configuration's case store. cases: ids to draw from. batch_size: samples a batch. purpose: training or
-        validation, which draw different batches. recipe: whose augmentation; None for none.
+        validation, which draw different batches. recipe: whose augmentation; None for none. previous: for a cascade,
+        the store of the first stage's label maps, of ``classes`` labels, background included.
     """
 
     store: Path
@@ -41,15 +43,21 @@ class BatchSource:
     fold: int
     purpose: int = TRAINING
     recipe: Recipe | None = PAPER
+    previous: Path | None = None
+    classes: int = 0
 
 
 class BatchSet(Dataset[tuple[Tensor, Tensor]]):
-    """Batch number ``epoch * batches_per_epoch + batch`` as (images (B, C, [Z,] Y, X), labels (B, [Z,] Y, X) int64)."""
+    """Batch number ``epoch * batches_per_epoch + batch`` as (images (B, C, [Z,] Y, X), labels (B, [Z,] Y, X) int64).
+
+    A cascade's images end in the one-hot foreground of the previous stage's label map, one channel a label.
+    """
 
     def __init__(self, source: BatchSource) -> None:
         self.source = source
         chosen = source.recipe or NO_AUGMENTATION
-        self.transform = build_augmentation(source.configuration, source.mask_image, chosen)
+        previous = 0 if source.previous is None else source.classes
+        self.transform = build_augmentation(source.configuration, source.mask_image, chosen, previous)
         self.patch_size = tuple(source.configuration.patch_size)
         ranges = SpatialRanges.of(source.configuration, chosen)
         self.read_size = self.patch_size if chosen.augmentation == "none" else ranges.source_size()
@@ -66,7 +74,7 @@ class BatchSet(Dataset[tuple[Tensor, Tensor]]):
         patches = [self._sample(random, foreground) for foreground in forced_foreground(source.batch_size)]
         batch = self.transform(
             data=np.stack([patch.image for patch in patches]),
-            seg=np.stack([patch.labels for patch in patches]).astype(np.float32)[:, None],
+            seg=np.stack([patch.label_maps for patch in patches]).astype(np.float32),
         )
         labels: NDArray[np.float32] = batch["seg"][:, 0]
         return torch.from_numpy(np.ascontiguousarray(batch["data"])), torch.from_numpy(labels.astype(np.int64))
@@ -87,7 +95,10 @@ class BatchSet(Dataset[tuple[Tensor, Tensor]]):
 
     def _case(self, case_id: str) -> StoredCase:
         if case_id not in self._open:
-            self._open[case_id] = open_case(self.source.store, case_id)
+            case = open_case(self.source.store, case_id)
+            if self.source.previous is not None:
+                case = replace(case, previous=open_previous(self.source.previous, case_id))
+            self._open[case_id] = case
         return self._open[case_id]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,18 @@ OUTSIDE = -1
 
 @dataclass(frozen=True)
 class Patch:
-    """image: (C, Z, Y, X) float32, zero outside the case. labels: (Z, Y, X) int8, -1 outside the case."""
+    """image: (C, Z, Y, X) float32, zero outside the case. labels: (Z, Y, X) int8, -1 outside the case. previous: the
+    same of the label map of a cascade's first stage.
+    """
 
     image: NDArray[np.float32]
     labels: NDArray[np.int8]
+    previous: NDArray[np.int8] | None = None
+
+    @property
+    def label_maps(self) -> NDArray[np.int8]:
+        """What moves with the image as labels do: (1, Z, Y, X), or (2, Z, Y, X) with the previous stage's."""
+        return np.stack([self.labels] if self.previous is None else [self.labels, self.previous])
 
 
 def forced_foreground(batch_size: int) -> list[bool]:
@@ -74,12 +83,16 @@ def slice_with_foreground(case: StoredCase, random: np.random.Generator) -> int:
 def read_patch(case: StoredCase, start: Sequence[int], size: Sequence[int]) -> Patch:
     """The patch of ``size`` at ``start``, padded where it reaches outside: image 0, labels -1."""
     image = np.zeros((case.image.shape[0], *size), dtype=np.float32)
-    labels = np.full(tuple(size), OUTSIDE, dtype=np.int8)
     source, target = [], []
     for first, edge, length in zip(start, size, case.shape, strict=True):
         inside = max(0, first), min(length, first + edge)
         source.append(slice(*inside))
         target.append(slice(inside[0] - first, inside[1] - first))
     image[(slice(None), *target)] = case.image[(slice(None), *source)]
-    labels[tuple(target)] = case.labels[tuple(source)]
-    return Patch(image, labels)
+
+    def padded(stored: Any) -> NDArray[np.int8]:
+        labels = np.full(tuple(size), OUTSIDE, dtype=np.int8)
+        labels[tuple(target)] = stored[tuple(source)]
+        return labels
+
+    return Patch(image, padded(case.labels), None if case.previous is None else padded(case.previous))

@@ -19,7 +19,7 @@ from nnunet_box.errors import NnboxError, UsageError
 from nnunet_box.files import recover_replaced, write_beside
 from nnunet_box.inference.torch_runtime import choose_device
 from nnunet_box.network.unet import UNet, for_device
-from nnunet_box.planning.plan import Plan
+from nnunet_box.planning.plan import FIRST_STAGE, Plan
 from nnunet_box.planning.variant import recipe
 from nnunet_box.progress import say
 from nnunet_box.training.batches import VALIDATION, BatchSource, batch_loader
@@ -59,24 +59,27 @@ class Trainer:
     Parameters
     ----------
     folder: the fold's; receives ``weights.safetensors``, ``checkpoint/`` and ``log.jsonl``.
-    store: the configuration's case store. fold: case ids.
+    store: the configuration's case store. fold: case ids. before: a cascade's store of the first stage's label maps.
     """
 
-    def __init__(self, plan: Plan, store: Path, fold: Fold, folder: Path, settings: TrainingSettings) -> None:
+    def __init__(
+        self, plan: Plan, store: Path, fold: Fold, folder: Path, settings: TrainingSettings, before: Path | None = None
+    ) -> None:
         self.plan, self.store, self.fold, self.folder, self.settings = plan, store, fold, folder, settings
-        self.configuration = plan.configurations[settings.configuration]
+        self.configuration = plan.configuration_of(settings.configuration)
+        self.previous, self.inputs = before, plan.inputs_of(settings.configuration)
         self.device = choose_device(settings.device)
         torch.manual_seed(settings.seed * 1000 + settings.fold)
         self.recipe = recipe(settings.variants)
-        network = UNet(self.configuration, len(plan.channel_names), len(plan.labels), self.recipe)
+        network = UNet(self.configuration, self.inputs, len(plan.labels), self.recipe)
         self.network = for_device(network, self.device, training=True)
         self.optimizer, self.schedule = make_optimiser(
             self.recipe, self.network, settings.epochs, settings.budget_seconds
         )
         self.clip = clips(self.recipe, settings.budget_seconds)
         self.progress = Progress(self.configuration.batch_size, settings.batches_per_epoch)
-        cascaded = "3d_lowres" in plan.configurations and settings.configuration != "3d_lowres"
-        self.batch_dice = self.configuration.dimensions == 2 or cascaded
+        full = FIRST_STAGE in plan.configurations and settings.configuration != FIRST_STAGE
+        self.batch_dice = self.configuration.dimensions == 2 or full
 
     @property
     def checkpoint(self) -> Path:
@@ -107,7 +110,7 @@ class Trainer:
     def _fit_to_budget(self, seconds: float) -> None:
         """Measure the machine, choose batch size and epoch length; the time this takes counts as spent."""
         started = time.monotonic()
-        size = (len(self.plan.channel_names), *self.configuration.patch_size)
+        size = (self.inputs, *self.configuration.patch_size)
         state = {name: value.clone() for name, value in self.network.state_dict().items()}
 
         def step(samples: int) -> None:
@@ -152,6 +155,8 @@ class Trainer:
             fold=self.settings.fold,
             purpose=purpose,
             recipe=None if validation else self.recipe,
+            previous=self.previous,
+            classes=len(self.plan.labels),
         )
 
     def _workers(self) -> int:

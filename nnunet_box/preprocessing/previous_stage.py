@@ -1,0 +1,73 @@
+"""The label map of a cascade's first stage: onto the second one's grid, stored there, and as channels of its input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_box.errors import InvalidData
+from nnunet_box.files import write_beside
+from nnunet_box.preprocessing.crop import box_slices
+from nnunet_box.preprocessing.pipeline import LABEL_ORDER, Placement
+from nnunet_box.preprocessing.resample import axis_orders, resample_labels
+from nnunet_box.preprocessing.store import CPARAMS, chunk_shape
+
+SUFFIX = ".b2nd"
+
+
+def labels_on_grid(labels: NDArray[np.uint8], placement: Placement) -> NDArray[np.int8]:
+    """A label map (Z, Y, X) of the file's grid on the network's grid, in the network's axes.
+
+    Cropped and resampled label by label, linearly, as the reference labels are (authors' code of April 2019).
+    """
+    orders = axis_orders(placement.spacing, placement.target_spacing, LABEL_ORDER)
+    on_grid = resample_labels(labels[box_slices(placement.box)], placement.target_shape, orders)
+    return np.ascontiguousarray(on_grid.astype(np.int8).transpose(placement.axis_order))
+
+
+def foreground_channels(labels: NDArray[Any], classes: int) -> NDArray[np.float32]:
+    """One-hot channels (K - 1, ...) of a label map (...): one for each of the labels 1 to ``classes`` - 1.
+
+    The background has none (authors' code of April 2019).
+    """
+    values = np.arange(1, classes).reshape(-1, *(1,) * labels.ndim)
+    return np.asarray(labels[None] == values, dtype=np.float32)
+
+
+def write_previous(folder: Path, case_id: str, labels: NDArray[np.int8], patch: tuple[int, ...]) -> None:
+    """Write a case's label map (Z, Y, X) as ``<case>.b2nd``, chunked near the patch, whole or not at all.
+
+    Raises
+    ------
+    NnboxError: the disk is full or the folder cannot be written.
+    """
+    with write_beside(_file(folder, case_id)) as temporary:
+        blosc2.asarray(labels, urlpath=str(temporary), chunks=chunk_shape(patch, labels.shape), cparams=CPARAMS)
+
+
+def has_previous(folder: Path, case_id: str) -> bool:
+    """Whether the case's label map is there."""
+    return _file(folder, case_id).is_file()
+
+
+def open_previous(folder: Path, case_id: str) -> Any:
+    """A case's stored label map, lazy (Z, Y, X) int8.
+
+    Raises
+    ------
+    InvalidData: it is not there or cannot be opened.
+    """
+    file = _file(folder, case_id)
+    try:
+        return blosc2.open(str(file), mode="r", dparams={"nthreads": 1})
+    except (OSError, RuntimeError, ValueError) as error:
+        fix = "Delete the folder; nnbox train makes it again."
+        raise InvalidData(file, "a label map of the previous stage", str(error), fix) from error
+
+
+def _file(folder: Path, case_id: str) -> Path:
+    return folder / f"{case_id}{SUFFIX}"
