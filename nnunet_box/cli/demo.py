@@ -28,7 +28,7 @@ def demo(
     workspace: Annotated[
         Path, typer.Option("--workspace", "-w", help="Folder of the demo; one left by an earlier demo is replaced.")
     ] = Path("nnbox-demo"),
-    budget: Annotated[str, typer.Option("--budget", help="Training time for all networks together.")] = "3m",
+    budget: Annotated[str, typer.Option("--budget", help="Training time for all networks together.")] = "90s",
     folds: Annotated[int, typer.Option("--folds", min=1, max=5, help="Networks to train a configuration.")] = 2,
     keep: Annotated[bool, typer.Option("--keep", help="Go on from what an earlier demo left in the folder.")] = False,
     image: Annotated[bool, typer.Option("--image/--no-image", help="Build a submission image and run it.")] = True,
