@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +47,8 @@ class Finding:
 
 def versions() -> dict[str, str | None]:
     """Installed versions by distribution name; None where a package is missing."""
+    from importlib import metadata
+
     found: dict[str, str | None] = {}
     for package in PACKAGES:
         try:

@@ -63,7 +63,7 @@ def train_all(
     wanted, numbers = names(configurations), fold_numbers(folds)
     if dry_run:
         tasks = chain.training_tasks(paths, opened, existing_plan(paths, opened), wanted, numbers)
-        for state in chain.task_states(paths, tasks):
+        for state in chain.task_states(paths, tasks, variant_names(variant)):
             typer.echo(f"{state['configuration']} fold {state['fold']}: {state['state']}")
         return
     settings = training_settings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -76,7 +77,8 @@ def ablate(
     """
     rows: list[tuple[str, ...]] = [(), *(names for names in variants if names)]
     budget = settings.budget_seconds / len(rows) if settings.budget_seconds is not None else None
-    task = dataset.name.partition("-")[2][:6]
+    # Figure 2 is of the 3D network alone.
+    task = dataset.name.partition("-")[2][:6] if settings.configuration == "3d_fullres" else ""
     published = dict(zip(FIGURE_2, PAPER_CHANGE.get(task, ()), strict=False))
     labels = dataset.foreground_labels
     found: list[AblationRow] = []
@@ -91,7 +93,7 @@ def ablate(
         found.append(
             AblationRow(
                 variant=SEPARATOR.join(names) or "paper",
-                dice={label: value if value == value else None for label, value in single.items()},
+                dice={label: None if math.isnan(value) else value for label, value in single.items()},
                 mean_foreground_dice=mean,
                 change=100 * (mean / reference - 1) if reference else 0.0,
                 paper_change=published.get(names[0]) if len(names) == 1 else None,

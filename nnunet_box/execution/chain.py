@@ -94,11 +94,11 @@ def train_all(
     return selection, bundle_dataset(workspace, dataset)
 
 
-def task_states(workspace: Workspace, tasks: Sequence[Task]) -> list[dict[str, object]]:
-    """For each task: ``done``, ``unfinished`` (a checkpoint is there) or ``waiting``."""
+def task_states(workspace: Workspace, tasks: Sequence[Task], variants: Sequence[str] = ()) -> list[dict[str, object]]:
+    """For each task with these variants: ``done``, ``unfinished`` (a checkpoint is there) or ``waiting``."""
     states: list[dict[str, object]] = []
     for task in tasks:
-        folder = workspace.fold(task.configuration, task.fold)
+        folder = workspace.fold(model_name(task.configuration, variants), task.fold)
         if (folder / STAGE_FILE).is_file():
             state = "done"
         else:

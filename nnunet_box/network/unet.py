@@ -117,8 +117,8 @@ class UNet(nn.Module):
 def for_device(network: UNet, device: torch.device, training: bool = False) -> UNet:
     """The network on ``device``; on a CPU with channels last where that is faster.
 
-    Forward it always is; backward it is where the first kernels have three axes, while kernels of a plane take up to
-    twice as long (``benchmarks/training_step.py``).
+    To predict it always is. To train it is where the first kernels have three axes, and not where they lie in a plane
+    (``benchmarks/training_step.py``).
     """
     network = network.to(device)
     first = next(module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Conv3d))

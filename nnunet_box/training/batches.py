@@ -30,7 +30,7 @@ class BatchSource:
     """Where batches come from.
 
     store: the configuration's case store. cases: ids to draw from. batch_size: samples a batch. purpose: training or
-        validation, which draw different batches. recipe: whose augmentation; None for none. previous: for a cascade,
+        validation, which draw different batches. recipe: whose augmentation. previous: for a cascade,
         the store of the first stage's label maps, of ``classes`` labels, background included.
     """
 
@@ -42,7 +42,7 @@ class BatchSource:
     seed: int
     fold: int
     purpose: int = TRAINING
-    recipe: Recipe | None = PAPER
+    recipe: Recipe = PAPER
     previous: Path | None = None
     classes: int = 0
 
@@ -55,12 +55,11 @@ class BatchSet(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, source: BatchSource) -> None:
         self.source = source
-        chosen = source.recipe or NO_AUGMENTATION
         previous = 0 if source.previous is None else source.classes
-        self.transform = build_augmentation(source.configuration, source.mask_image, chosen, previous)
+        self.transform = build_augmentation(source.configuration, source.mask_image, source.recipe, previous)
         self.patch_size = tuple(source.configuration.patch_size)
-        ranges = SpatialRanges.of(source.configuration, chosen)
-        self.read_size = self.patch_size if chosen.augmentation == "none" else ranges.source_size()
+        ranges = SpatialRanges.of(source.configuration, source.recipe)
+        self.read_size = self.patch_size if source.recipe.augmentation == "none" else ranges.source_size()
         # The patch left after augmentation lies in the middle of what is read, and it is what is placed in the case.
         self.margin = [(read - kept) // 2 for read, kept in zip(self.read_size, self.patch_size, strict=True)]
         self._open: dict[str, StoredCase] = {}

@@ -22,7 +22,7 @@ from nnunet_box.network.unet import UNet, for_device
 from nnunet_box.planning.plan import FIRST_STAGE, Plan
 from nnunet_box.planning.variant import recipe
 from nnunet_box.progress import say
-from nnunet_box.training.batches import VALIDATION, BatchSource, batch_loader
+from nnunet_box.training.batches import NO_AUGMENTATION, VALIDATION, BatchSource, batch_loader
 from nnunet_box.training.budget import (
     FEW_UPDATES,
     SMALLEST_BATCH,
@@ -154,7 +154,7 @@ class Trainer:
             seed=self.settings.seed,
             fold=self.settings.fold,
             purpose=purpose,
-            recipe=None if validation else self.recipe,
+            recipe=NO_AUGMENTATION if validation else self.recipe,
             previous=self.previous,
             classes=len(self.plan.labels),
         )

@@ -18,7 +18,13 @@ from nnunet_box.planning.variant import VARIANTS
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.workspace import Workspace
 
-DICE = {"3d_fullres": (0.9, 0.8), "3d_fullres__relu": (0.9, 0.63), "3d_fullres__ce-only": (0.0, float("nan"))}
+DICE = {
+    "3d_fullres": (0.9, 0.8),
+    "3d_fullres__relu": (0.9, 0.63),
+    "3d_fullres__ce-only": (0.0, float("nan")),
+    "2d": (0.9, 0.8),
+    "2d__relu": (0.9, 0.63),
+}
 
 
 @pytest.fixture
@@ -69,6 +75,9 @@ def test_rows_stand_beside_the_papers(tmp_path: Path, trainings: list[TrainingSe
 def test_a_data_set_the_paper_has_not_gets_no_row_of_it(tmp_path: Path, trainings: list[TrainingSettings]) -> None:
     found = ablate(Workspace(tmp_path, "acdc"), dataset("acdc"), TrainingSettings("3d_fullres", 0), [("relu",)])
     assert found.paper_dice is None and found.rows[1].paper_change is None
+    hippocampus = "decathlon-Task04_Hippocampus"
+    planar = ablate(Workspace(tmp_path, hippocampus), dataset(hippocampus), TrainingSettings("2d", 0), [("relu",)])
+    assert planar.paper_dice is None and planar.rows[1].paper_change is None
     assert trainings[0].budget_seconds is None
 
 
@@ -85,7 +94,7 @@ def test_the_command_prints_a_table(
     assert "relu" in shown and "-10.0 %" in shown and "-0.1 %" in shown and "paper: 0.89" in shown
     assert [asked.variants for asked in trainings] == [(), ("relu",)]
     trainings.clear()
-    DICE["3d_fullres__relu__sgd-poly"] = (0.9, 0.9)
+    monkeypatch.setitem(DICE, "3d_fullres__relu__sgd-poly", (0.9, 0.9))
     value = json.loads(CliRunner().invoke(app, ["--variants", "relu+sgd-poly", "--json"]).stdout)
     assert value["rows"][1]["variant"] == "relu__sgd-poly"
     assert replace(trainings[0], variants=("relu", "sgd-poly")) == trainings[1]

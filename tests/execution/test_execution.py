@@ -120,6 +120,7 @@ def test_the_chain_ends_in_a_bundle_and_does_nothing_twice(
     assert {state["state"] for state in task_states(workspace, tasks)} == {"waiting"}
     selection, _ = train_all(workspace, dataset, QUICK, ["2d", "3d_fullres"], [0, 1])
     assert {state["state"] for state in task_states(workspace, tasks)} == {"done"}
+    assert {state["state"] for state in task_states(workspace, tasks, ["relu"])} == {"waiting"}
     names = [candidate.name for candidate in selection.candidates]
     assert names == ["2d", "3d_fullres", "2d+3d_fullres"]
     bundle = load_bundle(workspace.bundle, check_weights=True)

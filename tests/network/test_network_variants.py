@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_box.network.unet import UNet
+from nnunet_box.network.unet import UNet, for_device
 from nnunet_box.planning.variant import recipe
 from tests.network.test_unet import ANISOTROPIC, PLANAR
+from tests.training.toys import VOLUME
 
 
 def kinds(network: UNet) -> set[str]:
@@ -58,3 +59,19 @@ def test_relu_is_initialised_for_its_own_slope() -> None:
     assert deviations[0] == pytest.approx((2 / 1.0001 / (240 * 9)) ** 0.5, rel=5e-3)
     assert deviations[1] == pytest.approx((2 / (240 * 9)) ** 0.5, rel=5e-3)
     assert isinstance(plain.decoder[0][0][2], nn.ReLU)
+
+
+@pytest.mark.parametrize(("configuration", "training", "last"), [
+    (PLANAR, False, True),
+    (PLANAR, True, False),
+    (ANISOTROPIC, False, True),
+    (ANISOTROPIC, True, False),
+    (VOLUME, False, True),
+    (VOLUME, True, True),
+])  # fmt: skip
+def test_channels_are_last_where_that_is_faster(configuration, training, last) -> None:
+    network = for_device(UNet(configuration, 1, 3), torch.device("cpu"), training=training)
+    kernel = network.encoder[1][0][0].weight
+    format_ = torch.channels_last if kernel.ndim == 4 else torch.channels_last_3d
+    assert kernel.is_contiguous(memory_format=format_) == last
+    assert kernel.is_contiguous() != last

@@ -19,7 +19,7 @@ from nnunet_box.preprocessing.previous_stage import foreground_channels, write_p
 from nnunet_box.preprocessing.store import open_case
 from nnunet_box.training import previous_stage
 from nnunet_box.training.augmentation import SpatialRanges, build_augmentation
-from nnunet_box.training.batches import VALIDATION, BatchSet, BatchSource
+from nnunet_box.training.batches import NO_AUGMENTATION, VALIDATION, BatchSet, BatchSource
 from nnunet_box.training.previous_stage import (
     RandomBinaryOperation,
     RemoveRandomComponent,
@@ -74,7 +74,7 @@ def test_channels_follow_deformation_and_mirroring_with_the_labels(
 
 def test_validation_and_no_augmentation_leave_the_channels_alone(stores: tuple[Path, Path, list[str]]) -> None:
     spoilt = 0
-    for chosen in ({"recipe": None, "purpose": VALIDATION}, {"recipe": recipe(["no-augmentation"])}, {}):
+    for chosen in ({"recipe": NO_AUGMENTATION, "purpose": VALIDATION}, {"recipe": recipe(["no-augmentation"])}, {}):
         for number in range(12):
             image, labels = batches(stores, **chosen)[number]
             equal = torch.equal(image[:, 1:], one_hot(labels))

@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from nnunet_box.dataset.splits import Fold
 from nnunet_box.errors import UsageError
 from nnunet_box.planning.variant import VARIANTS, recipe
+from nnunet_box.preprocessing.store import open_case
 from nnunet_box.training.augmentation import SpatialRanges, build_augmentation
 from nnunet_box.training.batches import BatchSet, BatchSource
 from nnunet_box.training.loss import loss_at_every_resolution, segmentation_loss, soft_dice
@@ -103,13 +106,23 @@ def test_the_polynomial_schedule_falls_from_a_hundredth_to_nothing() -> None:
     assert schedule.rate == 0.0
 
 
-def test_no_augmentation_leaves_patches_as_they_are(tmp_path: Path) -> None:
-    cases = toy_store(tmp_path, 3)
-    source = BatchSource(tmp_path, tuple(cases), VOLUME, 2, False, 1, 0, recipe=recipe(["no-augmentation"]))
-    bare = BatchSet(replace(source, recipe=None))
-    for number in range(3):
-        for one, other in zip(BatchSet(source)[number], bare[number], strict=True):
-            assert torch.equal(one, other)
+def test_no_augmentation_cuts_patches_out_and_nothing_else(tmp_path: Path) -> None:
+    names = toy_store(tmp_path, 3)
+    whole = [np.asarray(open_case(tmp_path, name).image[:]) for name in names]
+    source = BatchSource(tmp_path, tuple(names), VOLUME, 2, False, 1, 0)
+
+    def is_cut_out(patch: NDArray[np.float32]) -> bool:
+        size = VOLUME.patch_size
+        return any(
+            np.array_equal(window[0], patch[0])
+            for image in whole
+            for window in sliding_window_view(image, size, axis=(1, 2, 3)).reshape(-1, 1, *size)
+        )
+
+    bare = BatchSet(replace(source, recipe=recipe(["no-augmentation"])))
+    assert all(is_cut_out(image.numpy()) for number in range(3) for image in bare[number][0])
+    moved = BatchSet(source)
+    assert not all(is_cut_out(image.numpy()) for number in range(3) for image in moved[number][0])
 
 
 def test_more_augmentation_moves_further_and_adds_noise() -> None:
