@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test lint format wheel clean help
+.PHONY: demo test break-rules lint format wheel clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   the whole chain on a small synthetic ACDC-like cohort, in minutes"
 	@echo "make test   the test suite; make test ARGS='-k plan' passes arguments to pytest"
+	@echo "make break-rules   break each rule of docs/fidelity.md and see its test fail; half an hour"
 	@echo "make lint   ruff, mypy and import-linter"
 	@echo "make wheel  dist/*.whl"
 	@echo "make clean  remove .venv, dist and caches"
@@ -35,6 +36,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+break-rules: $(READY)
+	$(BIN)/python tests/fidelity/break_rules.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

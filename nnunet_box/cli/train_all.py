@@ -17,7 +17,7 @@ from nnunet_box.cli.train import (
     VariantOption,
     WorkersOption,
 )
-from nnunet_box.planning.variant import variant_names
+from nnunet_box.planning.variant import model_name, variant_names
 
 
 def register(app: typer.Typer) -> None:
@@ -61,16 +61,17 @@ def train_all(
     chosen = _converted(workspace, dataset, challenge, source)
     paths, opened = open_dataset(workspace, chosen)
     wanted, numbers = names(configurations), fold_numbers(folds)
+    variants = variant_names(variant)
     if dry_run:
         tasks = chain.training_tasks(paths, opened, existing_plan(paths, opened), wanted, numbers)
-        for state in chain.task_states(paths, tasks, variant_names(variant)):
-            typer.echo(f"{state['configuration']} fold {state['fold']}: {state['state']}")
+        for task, state in zip(tasks, chain.task_states(paths, tasks, variants), strict=True):
+            typer.echo(f"{model_name(task.configuration, variants)} fold {task.fold}: {state['state']}")
         return
     settings = training_settings(
         budget,
         configuration="",
         fold=0,
-        variants=variant_names(variant),
+        variants=variants,
         seed=seed,
         epochs=epochs,
         batches_per_epoch=batches_per_epoch,

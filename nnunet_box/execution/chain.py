@@ -83,7 +83,8 @@ def train_all(
     models = [model_name(name, settings.variants) for name in names]
     budget = settings.budget_seconds / len(tasks) if settings.budget_seconds is not None else None
     for number, task in enumerate(tasks, start=1):
-        say(f"Network {number} of {len(tasks)}: {task.configuration} fold {task.fold}")
+        model = model_name(task.configuration, settings.variants)
+        say(f"Network {number} of {len(tasks)}: {model} fold {task.fold}")
         train_fold(
             workspace,
             dataset,

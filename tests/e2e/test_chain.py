@@ -42,6 +42,14 @@ def test_each_room_leaves_its_file(finished):
     assert [member["configuration"] for member in bundle["members"]] == selection["chosen"]
 
 
+def test_a_dry_run_names_the_networks_and_their_state(finished):
+    done = nnbox("train-all", "acdc", "--folds", "0,2", "--dry-run", "--workspace", finished)
+    states = ["2d fold 0: done", "3d_fullres fold 0: done", "2d fold 2: waiting", "3d_fullres fold 2: waiting"]
+    assert done.out.splitlines() == states
+    other = nnbox("train-all", "acdc", "--folds", "0", "--variant", "relu", "--dry-run", "--workspace", finished)
+    assert other.out.splitlines() == ["2d__relu fold 0: waiting", "3d_fullres__relu fold 0: waiting"]
+
+
 def test_patients_stay_on_one_side_and_diagnoses_are_dealt_out(finished):
     cases = json.loads((finished / "datasets" / "acdc" / "cases.json").read_text())["cases"]
     facts = {case["id"]: case for case in cases if case["split"] == "train"}
