@@ -71,3 +71,22 @@ def test_a_skip_connection_reaches_the_head() -> None:
         before = network(image)
         network.decoder[-1][0][0].weight[:, 30:] = 0
         assert not torch.allclose(before, network(image))
+
+
+def test_the_encoder_is_concatenated_to_what_comes_up() -> None:
+    network = UNet(ANISOTROPIC, inputs=1, classes=2)
+    seen: dict[str, torch.Tensor] = {}
+    network.encoder[0].register_forward_hook(lambda module, given, out: seen.update(skip=out.clone()))
+    network.upsampling[-1].register_forward_hook(lambda module, given, out: seen.update(up=out.clone()))
+    network.decoder[-1].register_forward_hook(lambda module, given, out: seen.update(joined=given[0]))
+    network(torch.randn(1, 1, *ANISOTROPIC.patch_size))
+    assert torch.equal(seen["joined"], torch.cat([seen["up"], seen["skip"]], 1))
+
+
+def test_weights_start_as_he_has_them() -> None:
+    torch.manual_seed(0)
+    network = UNet(ANISOTROPIC, inputs=1, classes=2)
+    for convolution in (network.encoder[2][1][0], network.decoder[0][0][0]):
+        inputs = convolution.in_channels * convolution.weight[0, 0].numel()
+        assert convolution.weight.std().item() == pytest.approx((2 / (1 + 0.01**2) / inputs) ** 0.5, rel=0.02)
+        assert not convolution.bias.any()

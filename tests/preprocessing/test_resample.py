@@ -96,6 +96,7 @@ def test_slab_equals_the_whole() -> None:
         ((1.0, 1.0, 4.0), (1.0, 1.0, 1.0), 2),
         ((3.0, 1.0, 1.0), (3.0, 1.0, 1.0), None),
         ((4.0, 4.0, 1.0), (1.0, 1.0, 1.0), None),
+        ((1.0, 1.0, 4.0), (5.0, 1.0, 1.0), 2),
     ],
 )
 def test_which_axis_is_taken_apart(spacing: tuple[float, ...], target: tuple[float, ...], axis: int | None) -> None:

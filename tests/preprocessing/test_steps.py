@@ -210,3 +210,13 @@ def test_a_killed_worker_is_told_as_such() -> None:
 def test_box_slices_index_what_the_box_says() -> None:
     array = np.arange(2 * 3 * 4).reshape(2, 3, 4)
     assert array[box_slices(((0, 1), (1, 3), (2, 4)))].shape == (1, 2, 2)
+
+
+def test_normalising_comes_after_resampling() -> None:
+    """Cubic interpolation overshoots at an edge; what CT clips at is clipped afterwards."""
+    plan = plan_for(("CT",), (1.0, 1.0, 1.0))
+    image = np.full((1, 10, 24, 20), 10.0, np.float32)
+    image[:, :, 12:] = 200.0
+    prepared = prepare_case(image, (2.0, 2.0, 2.0), None, plan, plan.configurations["3d_fullres"])
+    assert prepared.image.max() == pytest.approx((200.0 - FACTS.mean) / FACTS.sd, abs=1e-6)
+    assert prepared.image.min() < (10.0 - FACTS.mean) / FACTS.sd - 0.05, "the undershoot above the limit stays"

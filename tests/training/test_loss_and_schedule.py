@@ -119,3 +119,10 @@ def test_batch_fits_the_budget_between_two_and_the_plan() -> None:
     assert batches_an_epoch(1500, 2.0, planned=250) == 15
     assert batches_an_epoch(10**6, 2.0, planned=250) == 250
     assert batches_an_epoch(1, 60.0, planned=250) == 1
+
+
+def test_a_loss_that_always_falls_is_trained_on_for_a_thousand_epochs() -> None:
+    schedule = PlateauSchedule()
+    while not schedule.finished:
+        schedule.end_epoch(-float(schedule.epochs_done))
+    assert schedule.epochs_done == 1000 and schedule.rate == 3e-4

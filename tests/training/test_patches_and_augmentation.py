@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from nnunet_box.planning.plan import Configuration
+from nnunet_box.planning.variant import Recipe
 from nnunet_box.preprocessing.store import open_case, write_case
 from nnunet_box.training.augmentation import FoldDepthIntoChannels, SpatialRanges, ZeroOutside, build_augmentation
 from nnunet_box.training.batches import BatchSet, BatchSource, batch_loader
 from nnunet_box.training.patches import forced_foreground, patch_start, read_patch, slice_with_foreground
 from tests.training.toys import SLICES, VOLUME, toy_case, toy_store
+
+FLAT = VOLUME.model_copy(update={"in_plane_augmentation": True})
 
 
 @pytest.mark.parametrize(
@@ -184,3 +187,31 @@ def test_folding_depth_is_undone() -> None:
     fold = FoldDepthIntoChannels(lambda **batch: batch)
     data = np.arange(2 * 3 * 4 * 5 * 6).reshape(2, 3, 4, 5, 6)
     assert np.array_equal(fold(data=data.copy(), seg=data[:, :1].copy())["data"], data)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "alpha", "rotation"),
+    [(VOLUME, (0, 900), np.deg2rad(15)), (SLICES, (0, 200), np.pi), (FLAT, (0, 200), np.pi)],
+)
+def test_ranges_and_probabilities_are_those_of_the_2019_code(
+    configuration: Configuration, alpha: tuple[int, int], rotation: float
+) -> None:
+    spatial, gamma, mirror, _ = build_augmentation(configuration, mask_image=False).transforms
+    if configuration is FLAT:
+        spatial = spatial.transform
+    assert spatial.do_elastic_deform and spatial.alpha == alpha and spatial.sigma == (9, 13)
+    assert spatial.angle_x == spatial.angle_y == spatial.angle_z == pytest.approx((-rotation, rotation))
+    assert spatial.scale == (0.85, 1.25)
+    assert spatial.p_el_per_sample == spatial.p_scale_per_sample == spatial.p_rot_per_sample == 0.2
+    assert (spatial.order_data, spatial.order_seg) == (3, 1)
+    assert (spatial.border_cval_data, spatial.border_cval_seg) == (0, -1)
+    assert gamma.gamma_range == (0.7, 1.5) and gamma.p_per_sample == 0.3 and gamma.retain_stats and gamma.per_channel
+    assert sorted(mirror.axes) == list(range(len(configuration.patch_size)))
+
+
+def test_all_flips_occur() -> None:
+    transform = build_augmentation(VOLUME, False, Recipe(augmentation="none"))
+    image = np.arange(8 * 16 * 16, dtype=np.float32).reshape(1, 1, 8, 16, 16)
+    np.random.seed(0)
+    seen = {float(transform(data=image.copy(), seg=np.zeros_like(image))["data"][0, 0, 0, 0, 0]) for _ in range(100)}
+    assert seen == {float(corner) for corner in image[0, 0, ::7, ::15, ::15].ravel()}

@@ -219,3 +219,16 @@ def test_the_network_takes_image_and_channels_and_trains(
     assert run.run(resume=False).is_file()
     budget = replace(settings, epochs=None, budget_seconds=2.0)
     assert Trainer(cascade_plan(), store, fold, tmp_path / "budget", budget, previous).run(resume=False).is_file()
+
+
+def test_balls_have_one_to_eight_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(previous_stage, "OPERATIONS", (dilate,))
+    monkeypatch.setattr(previous_stage, "OPERATION_PROBABILITY", 1.0)
+    np.random.seed(0)
+    reached = []
+    for _ in range(200):
+        data = np.zeros((1, 1, 1, 1, 41), np.float32)
+        data[..., 20] = 1
+        grown = RandomBinaryOperation(1)(data=data)["data"]
+        reached.append(int(grown.sum() - 1) // 2)
+    assert set(reached) == {1, 2, 3, 4, 5, 6, 7}, "a radius drawn from 1 to 8 reaches its whole part"

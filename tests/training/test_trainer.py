@@ -165,3 +165,24 @@ def test_a_full_disk_keeps_the_last_checkpoint(
         run._save()
     assert (tmp_path / "checkpoint" / "state.json").read_text() == before
     assert not list(tmp_path.glob("*.nnbox-tmp-*")) and not list(tmp_path.glob(".nnbox-tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("configuration", "low_resolution", "pooled"),
+    [
+        ("2d", False, True),
+        ("2d", True, True),
+        ("3d_fullres", False, False),
+        ("3d_fullres", True, True),
+        ("3d_lowres", True, False),
+    ],
+)
+def test_dice_is_pooled_over_the_batch_in_2d_and_at_full_resolution_beside_a_low_one(
+    store: tuple[Path, Fold], tmp_path: Path, configuration: str, low_resolution: bool, pooled: bool
+) -> None:
+    plan = toy_plan()
+    if low_resolution:
+        entries = {**plan.configurations, "3d_lowres": plan.configurations["3d_fullres"]}
+        plan = plan.model_copy(update={"configurations": entries})
+    settings = replace(SETTINGS, configuration=configuration)
+    assert Trainer(plan, store[0], store[1], tmp_path, settings).batch_dice is pooled
