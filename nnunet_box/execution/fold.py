@@ -14,9 +14,15 @@ from nnunet_box.dataset.splits import Fold, load_or_make_folds
 from nnunet_box.dataset.volumes import write_labels_like
 from nnunet_box.errors import UsageError
 from nnunet_box.evaluation.summary import summarise_pairs, summary_dice, write_summary
-from nnunet_box.execution.folds import content_key, fold_key, prediction_file, previous_predictions
+from nnunet_box.execution.folds import (
+    content_key,
+    fold_key,
+    is_of_this_plan,
+    prediction_file,
+    previous_predictions,
+)
 from nnunet_box.execution.prepare import existing_plan, prepare_previous_stage, preprocess_dataset
-from nnunet_box.execution.stage import is_done, stage
+from nnunet_box.execution.stage import STAGE_FILE, is_done, stage
 from nnunet_box.files import read_json
 from nnunet_box.inference.ensemble import InferenceOptions, Member, predict_case
 from nnunet_box.inference.export import PROBABILITIES_SUFFIX
@@ -35,12 +41,13 @@ def train_fold(
 ) -> float:
     """Preprocess if need be, train, validate; returns the validation cases' mean foreground Dice.
 
-    A finished fold with the same settings is left as it is; ``restart`` throws away what is there.
+    A finished fold with the same settings is left as it is; ``restart`` throws away what is there. A changed plan or
+    split trains it anew.
 
     Raises
     ------
-    UsageError: no such fold, an unfinished run that neither ``resume`` nor ``restart`` covers, or a cascade whose
-    previous stage is not finished.
+    UsageError: no such fold, one that is finished with other settings, an unfinished run that neither ``resume`` nor
+    ``restart`` covers, or a cascade whose previous stage is not finished.
     InvalidData: a case or a file of the workspace that is not what it should be.
     """
     plan = existing_plan(workspace, dataset)
@@ -53,6 +60,12 @@ def train_fold(
         shutil.rmtree(folder)
     key = fold_key(workspace, dataset, plan, settings, previous)
     if not is_done(folder, key):
+        if is_of_this_plan(workspace, dataset, plan, folder, previous):
+            raise UsageError(
+                f"{folder} is finished, with other settings ({', '.join(_differences(folder, settings))}). Use those, "
+                f"another --workspace, or nnbox train {dataset.name} --configuration {settings.configuration} --fold "
+                f"{settings.fold} --restart, which throws it away."
+            )
         store = preprocess_dataset(workspace, dataset, plan, settings.configuration)
         before = None
         if previous is not None:
@@ -70,6 +83,17 @@ def train_fold(
     dice = summary_dice(read_json(folder / "validation" / "summary.json"))
     say(f"{settings.model} fold {settings.fold}: mean foreground Dice {dice:.4f}")
     return dice
+
+
+def _differences(folder: Path, settings: TrainingSettings) -> list[str]:
+    """Settings of a finished fold that ``settings`` would change, as ``name value``."""
+    before = read_json(folder / STAGE_FILE)["parameters"]
+    free = ("device", "workers", "checkpoint_seconds", "variants")
+    return [
+        f"{name} {before[name]}"
+        for name, value in asdict(settings).items()
+        if name not in free and before[name] != value
+    ]
 
 
 def _check_continued(folder: Path, key: str) -> None:

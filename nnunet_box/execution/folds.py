@@ -75,7 +75,7 @@ def previous_predictions(
     for number, fold in enumerate(load_or_make_folds(workspace.splits, dataset.cases)):
         folder = workspace.fold(model, number)
         files = {case: prediction_file(folder / "validation", cases[case]) for case in fold.val}
-        if _is_of_this_plan(workspace, dataset, plan, folder) and all(file.is_file() for file in files.values()):
+        if is_of_this_plan(workspace, dataset, plan, folder) and all(file.is_file() for file in files.values()):
             found |= files
         else:
             missing.append(number)
@@ -91,12 +91,17 @@ def previous_predictions(
     return found
 
 
-def _is_of_this_plan(workspace: Workspace, dataset: Dataset, plan: Plan, folder: Path) -> bool:
-    """Whether a fold is finished and was trained with this plan and split, whatever its other settings."""
+def is_of_this_plan(
+    workspace: Workspace, dataset: Dataset, plan: Plan, folder: Path, previous: Mapping[str, Path] | None = None
+) -> bool:
+    """Whether a fold is finished and was trained with this plan and split, whatever its other settings.
+
+    previous: for a cascade, the label maps it would be trained on now.
+    """
     if not (folder / STAGE_FILE).is_file():
         return False
     try:
         settings = TrainingSettings(**read_json(folder / STAGE_FILE)["parameters"])
     except (KeyError, TypeError):  # Another version's: its result is not known to be the same.
         return False
-    return is_done(folder, fold_key(workspace, dataset, plan, settings))
+    return is_done(folder, fold_key(workspace, dataset, plan, settings, previous))

@@ -20,6 +20,7 @@ from nnunet_box.execution.choose import select_dataset
 from nnunet_box.execution.fold import train_fold
 from nnunet_box.execution.prepare import check_configurations, plan_dataset, preprocess_dataset
 from nnunet_box.execution.stage import is_done, key_of, stage
+from nnunet_box.files import write_json
 from nnunet_box.planning.plan import load_plan
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.workspace import Workspace
@@ -133,7 +134,16 @@ def test_the_chain_ends_in_a_bundle_and_does_nothing_twice(
     assert not {case.split("_")[0] for case in folds[0].val} & {case.split("_")[0] for case in folds[0].train}
     monkeypatch.setattr(fold_module, "Trainer", lambda *_: pytest.fail("trained again"))
     train_all(workspace, dataset, QUICK, ["2d", "3d_fullres"], [0, 1])
-    with pytest.raises(pytest.fail.Exception, match="trained again"):
-        train_fold(workspace, dataset, replace(QUICK, seed=2))
     with pytest.raises(InvalidData):
         select_dataset(workspace, dataset, ["2d"], [0, 1, 2])
+    other = replace(QUICK, seed=2, epochs=7)
+    with pytest.raises(UsageError, match=rf"is finished, with other settings \(seed {QUICK.seed}, epochs 1\)"):
+        train_fold(workspace, dataset, other)
+    assert (workspace.fold(QUICK.configuration, 0) / "stage.json").is_file(), "a finished fold is not lost by a slip"
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        train_fold(workspace, dataset, other, restart=True)
+    changed = plan.configurations["2d"].model_copy(update={"batch_size": plan.configurations["2d"].batch_size + 1})
+    entries = {**plan.configurations, "2d": changed}
+    write_json(workspace.plan, plan.model_copy(update={"configurations": entries}).model_dump(exclude_none=True))
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        train_fold(workspace, dataset, replace(other, fold=1))

@@ -130,7 +130,9 @@ def test_more_augmentation_moves_further_and_adds_noise() -> None:
     ranges = SpatialRanges.of(VOLUME, more)
     assert ranges.scale == (0.7, 1.4)
     assert ranges.rotation == pytest.approx(np.deg2rad(30))
-    names = [type(step).__name__ for step in build_augmentation(VOLUME, False, more).transforms]
+    transform = build_augmentation(VOLUME, False, more)
+    names = [type(step).__name__ for step in transform.transforms]
+    assert not transform.transforms[0].do_elastic_deform
     assert names[1:6] == [
         "GaussianNoiseTransform",
         "GaussianBlurTransform",
@@ -141,7 +143,6 @@ def test_more_augmentation_moves_further_and_adds_noise() -> None:
     np.random.seed(0)
     size = ranges.source_size()
     image = np.random.normal(size=(1, 1, *size)).astype(np.float32)
-    transform = build_augmentation(VOLUME, False, more)
     results = [transform(data=image.copy(), seg=np.zeros_like(image))["data"] for _ in range(40)]
     assert all(result.shape[2:] == VOLUME.patch_size and np.isfinite(result).all() for result in results)
     assert len({result.tobytes() for result in results}) > 30
