@@ -121,15 +121,11 @@ def test_missing_and_foreign_files_are_told_apart(tmp_path):
     with pytest.raises(InvalidData, match="do not open"):
         read_volume(tmp_path / "a.nii.gz")
     (tmp_path / "a.mha").write_text("<html>")
-    with pytest.raises(InvalidData, match="an image ITK can read"):
+    with pytest.raises(InvalidData, match="a MetaImage header"):
         read_volume(tmp_path / "a.mha")
-
-
-def test_mhd_without_its_raw_file(tmp_path):
-    sitk.WriteImage(sitk.GetImageFromArray(VOXELS), str(tmp_path / "a.mhd"))
-    (tmp_path / "a.raw").unlink()
-    with pytest.raises(InvalidData, match=r"needs the \.raw file"):
-        read_volume(tmp_path / "a.mhd")
+    (tmp_path / "a.nrrd").write_text("<html>")
+    with pytest.raises(InvalidData, match="an image ITK can read"):
+        read_volume(tmp_path / "a.nrrd")
 
 
 @pytest.mark.parametrize(
@@ -158,10 +154,11 @@ def test_labels_like_a_metaimage(tmp_path):
     image.SetSpacing(GRID.spacing[::-1])
     sitk.WriteImage(image, str(tmp_path / "a.mha"))
     labels = (VOXELS % 3).astype(np.uint8)
-    for name in ("out.mha", "out.nii.gz"):
+    for name in ("out.mha", "out.nii.gz", "out.mhd"):
         write_labels_like(tmp_path / name, labels, tmp_path / "a.mha")
         volume = read_volume(tmp_path / name)
         assert np.array_equal(volume.array, labels)
         assert volume.geometry.spacing == pytest.approx(GRID.spacing)
-    with pytest.raises(UsageError, match="second file"):
-        write_labels_like(tmp_path / "out.mhd", labels, tmp_path / "a.mha")
+    with pytest.raises(UsageError, match="takes its header from a MetaImage"):
+        write_labels_like(tmp_path / "from.mhd", labels, tmp_path / "out.nii.gz")
+    assert not list(tmp_path.glob("*from*"))
