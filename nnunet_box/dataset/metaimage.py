@@ -90,7 +90,7 @@ def open_metaimage(path: Path) -> MetaImage:
     """
     fields, end = _fields(path)
     dimensions = _numbers(path, fields, ("NDims",), 1, ())[0]
-    if dimensions not in (2, 3, 4):
+    if dimensions not in (3, 4):
         raise InvalidData(path, "NDims 3, or 4 with channels last", f"{fields['NDims']}", "Convert it to a 3-D volume.")
     sizes = _numbers(path, fields, ("DimSize",), int(dimensions), ())
     if any(size < 1 or size != int(size) for size in sizes):

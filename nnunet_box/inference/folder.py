@@ -52,6 +52,9 @@ class Predictor:
 def input_cases(folder: Path, channels: int, challenge: Challenge | None) -> tuple[SourceCase, ...]:
     """Cases of a folder: in the challenge's test layout if it is one, else as a plain folder, else as one file.
 
+    A refusal that names a file below the folder comes from a challenge that knew its layout and found it damaged: taken
+    as a plain folder, references would be predicted as images.
+
     Raises
     ------
     InvalidData: neither; the message is the challenge's, where there is one.
@@ -67,6 +70,8 @@ def input_cases(folder: Path, channels: int, challenge: Challenge | None) -> tup
     try:
         return challenge.test_cases(folder, channels)
     except InvalidData as refusal:
+        if refusal.file.resolve() != folder.resolve():
+            raise
         try:
             return plain_folder_cases(folder, channels)
         except InvalidData:

@@ -283,7 +283,7 @@ def test_zraw_with_a_flipped_bit(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "expected", "found"),
     [
-        ({"NDims": "2", "DimSize": "5 12", "ElementSpacing": "1 1"}, "3 axes", "shape (5, 12)"),
+        ({"NDims": "2", "DimSize": "5 12", "ElementSpacing": "1 1"}, "NDims 3", "2"),
         ({"NDims": "5"}, "NDims 3", "5"),
         ({"NDims": "three"}, "1 number in NDims", "three"),
         ({"NDims": None}, "a MetaImage header", "no NDims"),
