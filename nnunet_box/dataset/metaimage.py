@@ -44,14 +44,7 @@ TYPES = {
 DIRECTION_KEYS = ("TransformMatrix", "Rotation", "Orientation")
 ORIGIN_KEYS = ("Offset", "Position", "Origin")
 SPACING_KEYS = ("ElementSpacing", "ElementSize")
-GRID_KEYS = (
-    *DIRECTION_KEYS,
-    *ORIGIN_KEYS,
-    "CenterOfRotation",
-    "AnatomicalOrientation",
-    *SPACING_KEYS,
-    "DimSize",
-)
+GRID_KEYS = (*DIRECTION_KEYS, *ORIGIN_KEYS, "CenterOfRotation", "AnatomicalOrientation", *SPACING_KEYS, "DimSize")
 """What says where the voxels lie; the synonyms are MetaIO's."""
 
 AGAIN = "Copy it again from the download."
@@ -302,10 +295,6 @@ def _data_file(path: Path, name: str) -> Path:
     if not inside:
         raise InvalidData(path, expected, f"{name}, a link out of the header's folder", fix)
     if not present:
-        raise InvalidData(
-            path,
-            f"the .raw file it names beside it ({name})",
-            "no such file",
-            f"Copy both again; where both were renamed, {LAST_KEY} in the header has to say the new name.",
-        )
+        fix = f"Copy both again; where both were renamed, {LAST_KEY} in the header has to say the new name."
+        raise InvalidData(path, f"the .raw file it names beside it ({name})", "no such file", fix)
     return file

@@ -1,4 +1,4 @@
-"""Reading and writing volumes: NIfTI through nibabel, MetaImage by ``metaimage``, NRRD through SimpleITK."""
+"""Reading and writing volumes: NIfTI through nibabel, MetaImage and NRRD by the modules of that name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_box.dataset import metaimage, nrrd
 from nnunet_box.dataset.geometry import Geometry
-from nnunet_box.dataset.metaimage import geometry_of, grid_fields, open_metaimage, read_voxels, write_labels
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.files import write_beside
 
@@ -74,7 +74,7 @@ def read_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
         return _nifti_header(path, _open_nifti(path))
     if path.name.lower().endswith(METAIMAGE_SUFFIXES):
         return _metaimage_header(path)
-    return _itk_header(path)
+    return _nrrd_header(path)
 
 
 def read_volume(path: Path) -> Volume:
@@ -88,11 +88,10 @@ def read_volume(path: Path) -> Volume:
     geometry, channels, header = read_header(path)
     if header["format"] == "nifti":
         array = _nifti_array(path, _open_nifti(path), channels)
-    elif path.name.lower().endswith(METAIMAGE_SUFFIXES):
-        voxels = read_voxels(open_metaimage(path))
-        array = voxels if channels > 1 or voxels.ndim == 3 else voxels[0]
     else:
-        array = _itk_array(path, channels)
+        meta = path.name.lower().endswith(METAIMAGE_SUFFIXES)
+        array = metaimage.read_voxels(metaimage.open_metaimage(path)) if meta else nrrd.read_voxels(path)
+        array = array if channels > 1 or array.ndim == 3 else array[0]
     return Volume(array, geometry, header)
 
 
@@ -182,45 +181,15 @@ def check_gzip(path: Path) -> None:
 
 
 def _metaimage_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
-    image = open_metaimage(path)
+    image = metaimage.open_metaimage(path)
     _, channels = _spatial(path, image.size)
-    return geometry_of(image), channels, {"format": path.suffix.lower().lstrip("."), "dtype": image.dtype.name}
+    return metaimage.geometry_of(image), channels, {"format": path.suffix.lower()[1:], "dtype": image.dtype.name}
 
 
-def _itk_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _itk_refusal(path, error) from error
-    spatial, channels = _spatial(path, tuple(reader.GetSize()))
-    spacing, origin = reader.GetSpacing()[:3], reader.GetOrigin()[:3]
-    direction = np.asarray(reader.GetDirection()).reshape(reader.GetDimension(), -1)[:3, :3]
-    geometry = Geometry(
-        spatial,
-        (float(spacing[2]), float(spacing[1]), float(spacing[0])),
-        (float(origin[0]), float(origin[1]), float(origin[2])),
-        tuple(float(value) for value in direction.ravel()),
-    )
-    return geometry, channels, {"format": path.suffix.lower().lstrip("."), "pixel": reader.GetPixelID()}
-
-
-def _itk_array(path: Path, channels: int) -> NDArray[Any]:
-    import SimpleITK as sitk
-
-    try:
-        array: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    except RuntimeError as error:
-        raise _itk_refusal(path, error) from error
-    return array if channels > 1 or array.ndim == 3 else array[0]
-
-
-def _itk_refusal(path: Path, error: RuntimeError) -> InvalidData:
-    last = str(error).strip().splitlines()[-1]
-    return InvalidData(path, "an image ITK can read", last, "Copy it again from the download.")
+def _nrrd_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
+    reader = nrrd.open_nrrd(path)
+    _, channels = _spatial(path, tuple(reader.GetSize()))
+    return nrrd.geometry_of(reader), channels, {"format": "nrrd"}
 
 
 def write_nifti(path: Path, array: NDArray[Any], geometry: Geometry) -> None:
@@ -280,7 +249,7 @@ def write_labels_like(path: Path, labels: NDArray[np.uint8], source: Path) -> No
             raise UsageError(
                 f"{path}: a .mhd takes its header from a MetaImage, which {source.name} is not; write .mha."
             )
-        write_labels(path, labels, grid_fields(open_metaimage(source)))
+        metaimage.write_labels(path, labels, metaimage.grid_fields(metaimage.open_metaimage(source)))
         return
     with write_beside(path) as temporary:
         if path.name.lower().endswith(NIFTI_SUFFIXES) and header["format"] == "nifti":

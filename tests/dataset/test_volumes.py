@@ -124,8 +124,27 @@ def test_missing_and_foreign_files_are_told_apart(tmp_path):
     with pytest.raises(InvalidData, match="a MetaImage header"):
         read_volume(tmp_path / "a.mha")
     (tmp_path / "a.nrrd").write_text("<html>")
+    with pytest.raises(InvalidData, match="an NRRD header"):
+        read_volume(tmp_path / "a.nrrd")
+    (tmp_path / "a.nrrd").write_text("NRRD0004\ntype: nothing\n\n")
     with pytest.raises(InvalidData, match="an image ITK can read"):
         read_volume(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize("field", ["data file", "datafile", "Data File"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_nrrd_whose_voxels_are_elsewhere_is_not_followed(tmp_path, field, end):
+    secret = tmp_path / "secret.raw"
+    secret.write_bytes(bytes(60))
+    path = tmp_path / "in" / "a.nrrd"
+    path.parent.mkdir()
+    lines = ("NRRD0004", "type: uint8", "dimension: 3", "sizes: 5 4 3", "encoding: raw", f"{field}: {secret}", "")
+    path.write_bytes(end.join(lines).encode())
+    with pytest.raises(InvalidData, match="voxels in the file itself; found a header that names another"):
+        read_volume(path)
+    path.write_bytes(b"NRRD0004\n" + b"#\n" * (1 << 19) + end.join(lines[1:]).encode())
+    with pytest.raises(InvalidData, match="an NRRD header"):
+        read_volume(path)
 
 
 @pytest.mark.parametrize(
