@@ -10,7 +10,7 @@ from typing import Any
 
 from nnbox_challenges.acdc_layout import PHASES, TEST_PATIENTS, Patient, find_patients
 from nnbox_challenges.base import FILE_ENDING, Adapter
-from nnbox_challenges.layout import plain_cases, require_folder
+from nnbox_challenges.layout import a_few, plain_cases, require_folder
 from nnunet_box.dataset.cases import ChannelFile, SourceCase
 from nnunet_box.dataset.challenge import ChallengeFacts, Recognition, TaskFacts
 from nnunet_box.errors import InvalidData
@@ -127,17 +127,13 @@ def _messages(training: list[Patient], test: list[Patient]) -> list[str]:
     ]
     guessed = [patient.id for patient in (*training, *test) if patient.guessed_phases]
     if guessed:
-        messages.append(f"no Info.cfg for {_some(guessed)}: the earlier frame is taken as ED")
+        messages.append(f"no Info.cfg for {a_few(guessed)}: the earlier frame is taken as ED")
     misplaced = [patient.id for patient in training if patient.number in TEST_PATIENTS]
     if misplaced:
         messages.append(
-            f"{_some(misplaced)} belong to the challenge's test set and lie in a training folder: they are trained on"
+            f"{a_few(misplaced)} belong to the challenge's test set and lie in a training folder: they are trained on"
         )
     referenced = sum(bool(patient.references) for patient in test)
     if referenced:
         messages.append(f"references of {referenced} test patients stay out of the data set; nnbox evaluate reads them")
     return messages
-
-
-def _some(ids: list[str]) -> str:
-    return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")

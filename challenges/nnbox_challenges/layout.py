@@ -54,6 +54,11 @@ def volume_at(path: Path) -> Path | None:
     return None
 
 
+def a_few(ids: list[str]) -> str:
+    """Three of many names, and how many more, for a message."""
+    return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+
+
 def describe(folder: Path) -> str:
     """A few names of what lies in a folder, for the message that refuses it."""
     names = [path.name for path in children(folder)]

@@ -1,4 +1,4 @@
-"""Reading and writing volumes: NIfTI through nibabel, everything else (MetaImage, NRRD) through SimpleITK."""
+"""Reading and writing volumes: NIfTI through nibabel, MetaImage and NRRD by the modules of that name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_box.dataset import metaimage, nrrd
 from nnunet_box.dataset.geometry import Geometry
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.files import write_beside
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-METAIMAGE_SUFFIXES = (".mhd", ".mha", ".nrrd")
+METAIMAGE_SUFFIXES = (".mhd", ".mha")
+OTHER_SUFFIXES = (*METAIMAGE_SUFFIXES, ".nrrd")
 GZIP_CHUNK = 1 << 20
 JUNK_NAMES = (".DS_Store", "Thumbs.db", "__MACOSX")
 
@@ -31,12 +33,12 @@ def is_junk(path: Path) -> bool:
 
 def is_volume(path: Path) -> bool:
     """Whether the name is that of a volume we can read."""
-    return path.name.lower().endswith(NIFTI_SUFFIXES + METAIMAGE_SUFFIXES) and not is_junk(path)
+    return path.name.lower().endswith(NIFTI_SUFFIXES + OTHER_SUFFIXES) and not is_junk(path)
 
 
 def strip_suffix(path: Path) -> str:
     """File name without its volume suffix: ``a.b.nii.gz`` gives ``a.b``."""
-    for suffix in (".nii.gz", ".nii", *METAIMAGE_SUFFIXES):
+    for suffix in (".nii.gz", ".nii", *OTHER_SUFFIXES):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.name
@@ -70,7 +72,9 @@ def read_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
         raise InvalidData(path, "a volume", "no such file", "Restore it from the download.")
     if path.name.lower().endswith(NIFTI_SUFFIXES):
         return _nifti_header(path, _open_nifti(path))
-    return _itk_header(path)
+    if path.name.lower().endswith(METAIMAGE_SUFFIXES):
+        return _metaimage_header(path)
+    return _nrrd_header(path)
 
 
 def read_volume(path: Path) -> Volume:
@@ -85,7 +89,9 @@ def read_volume(path: Path) -> Volume:
     if header["format"] == "nifti":
         array = _nifti_array(path, _open_nifti(path), channels)
     else:
-        array = _itk_array(path, channels)
+        meta = path.name.lower().endswith(METAIMAGE_SUFFIXES)
+        array = metaimage.read_voxels(metaimage.open_metaimage(path)) if meta else nrrd.read_voxels(path)
+        array = array if channels > 1 or array.ndim == 3 else array[0]
     return Volume(array, geometry, header)
 
 
@@ -174,42 +180,16 @@ def check_gzip(path: Path) -> None:
         ) from error
 
 
-def _itk_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise _itk_refusal(path, error) from error
-    spatial, channels = _spatial(path, tuple(reader.GetSize()))
-    spacing, origin = reader.GetSpacing()[:3], reader.GetOrigin()[:3]
-    direction = np.asarray(reader.GetDirection()).reshape(reader.GetDimension(), -1)[:3, :3]
-    geometry = Geometry(
-        spatial,
-        (float(spacing[2]), float(spacing[1]), float(spacing[0])),
-        (float(origin[0]), float(origin[1]), float(origin[2])),
-        tuple(float(value) for value in direction.ravel()),
-    )
-    return geometry, channels, {"format": path.suffix.lower().lstrip("."), "pixel": reader.GetPixelID()}
+def _metaimage_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
+    image = metaimage.open_metaimage(path)
+    _, channels = _spatial(path, image.size)
+    return metaimage.geometry_of(image), channels, {"format": path.suffix.lower()[1:], "dtype": image.dtype.name}
 
 
-def _itk_array(path: Path, channels: int) -> NDArray[Any]:
-    import SimpleITK as sitk
-
-    try:
-        array: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    except RuntimeError as error:
-        raise _itk_refusal(path, error) from error
-    return array if channels > 1 or array.ndim == 3 else array[0]
-
-
-def _itk_refusal(path: Path, error: RuntimeError) -> InvalidData:
-    last = str(error).strip().splitlines()[-1]
-    return InvalidData(
-        path, "an image ITK can read", last, "Copy it again; a .mhd needs the .raw file it names beside it."
-    )
+def _nrrd_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
+    reader = nrrd.open_nrrd(path)
+    _, channels = _spatial(path, tuple(reader.GetSize()))
+    return nrrd.geometry_of(reader), channels, {"format": "nrrd"}
 
 
 def write_nifti(path: Path, array: NDArray[Any], geometry: Geometry) -> None:
@@ -253,7 +233,7 @@ def write_labels_like(path: Path, labels: NDArray[np.uint8], source: Path) -> No
 
     NIfTI to NIfTI keeps the source's header field by field (quaternion, both forms and their codes, units), so that a
     scorer that compares headers finds no difference; only type, scaling and the fourth axis change. uint8, slope 1,
-    intercept 0.
+    intercept 0. A ``.mhd`` gets its own ``.raw`` and the fields of the source's header letter by letter.
 
     Raises
     ------
@@ -264,6 +244,13 @@ def write_labels_like(path: Path, labels: NDArray[np.uint8], source: Path) -> No
     if labels.shape != geometry.shape:
         raise InvalidData(source, f"labels of shape {geometry.shape}", f"{labels.shape}", "Predict this case again.")
     labels = np.ascontiguousarray(labels, dtype=np.uint8)
+    if path.suffix.lower() == ".mhd":
+        if header["format"] not in ("mhd", "mha"):
+            raise UsageError(
+                f"{path}: a .mhd takes its header from a MetaImage, which {source.name} is not; write .mha."
+            )
+        metaimage.write_labels(path, labels, metaimage.grid_fields(metaimage.open_metaimage(source)))
+        return
     with write_beside(path) as temporary:
         if path.name.lower().endswith(NIFTI_SUFFIXES) and header["format"] == "nifti":
             nibabel.save(_nifti_like(labels, _open_nifti(source)), temporary)
@@ -286,10 +273,6 @@ def _nifti_like(labels: NDArray[np.uint8], source: Any) -> Any:
 def _write_itk(path: Path, labels: NDArray[np.uint8], geometry: Geometry) -> None:
     import SimpleITK as sitk
 
-    if path.suffix.lower() == ".mhd":
-        raise UsageError(
-            f"{path}: a .mhd keeps its voxels in a second file and cannot be put in place as one; write .mha."
-        )
     image = sitk.GetImageFromArray(labels)
     image.SetSpacing(geometry.spacing[::-1])
     image.SetOrigin(geometry.origin)

@@ -18,6 +18,7 @@ from nnunet_box.bundle import Bundle
 from nnunet_box.dataset.cases import SourceCase, read_image
 from nnunet_box.dataset.challenge import Challenge
 from nnunet_box.dataset.dataset import plain_folder_cases
+from nnunet_box.dataset.metaimage import open_metaimage
 from nnunet_box.dataset.volumes import write_labels_like
 from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.evaluation.postprocessing import apply_postprocessing
@@ -51,6 +52,9 @@ class Predictor:
 def input_cases(folder: Path, channels: int, challenge: Challenge | None) -> tuple[SourceCase, ...]:
     """Cases of a folder: in the challenge's test layout if it is one, else as a plain folder, else as one file.
 
+    A refusal that names a file below the folder comes from a challenge that knew its layout and found it damaged: taken
+    as a plain folder, references would be predicted as images.
+
     Raises
     ------
     InvalidData: neither; the message is the challenge's, where there is one.
@@ -66,6 +70,8 @@ def input_cases(folder: Path, channels: int, challenge: Challenge | None) -> tup
     try:
         return challenge.test_cases(folder, channels)
     except InvalidData as refusal:
+        if refusal.file.resolve() != folder.resolve():
+            raise
         try:
             return plain_folder_cases(folder, channels)
         except InvalidData:
@@ -105,6 +111,19 @@ def check_writable(output: Path) -> None:
         ) from error
 
 
+def is_written(file: Path) -> bool:
+    """Whether a prediction is there as a whole; of a ``.mhd`` also the voxels it names, which lie in a second file."""
+    if not file.is_file():
+        return False
+    if file.suffix.lower() != ".mhd":
+        return True
+    try:
+        open_metaimage(file)
+    except InvalidData:
+        return False
+    return True
+
+
 def predict_folder(
     predictor: Predictor,
     cases: Sequence[SourceCase],
@@ -116,7 +135,8 @@ def predict_folder(
     """Predict and write every case; returns and writes ``run.json`` (per case: seconds by stage, peak memory, voxels
     per label).
 
-    With ``resume`` cases whose file is there are left alone; files are whole or absent, so they are good.
+    With ``resume`` cases whose prediction is there are left alone; files are whole or absent, so they are good, and of
+    a pair of files both are looked for.
 
     Raises
     ------
@@ -134,7 +154,7 @@ def predict_folder(
                 f"{len(case.channels)}",
                 "Is this the bundle for these images?",
             )
-        if resume and (output / case.output_name).is_file():
+        if resume and is_written(output / case.output_name):
             records.append({"case": case.id, "file": case.output_name, "skipped": True})
             continue
         records.append(_predict_one(predictor, case, output, export, save_probabilities))

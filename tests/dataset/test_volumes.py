@@ -121,15 +121,30 @@ def test_missing_and_foreign_files_are_told_apart(tmp_path):
     with pytest.raises(InvalidData, match="do not open"):
         read_volume(tmp_path / "a.nii.gz")
     (tmp_path / "a.mha").write_text("<html>")
-    with pytest.raises(InvalidData, match="an image ITK can read"):
+    with pytest.raises(InvalidData, match="a MetaImage header"):
         read_volume(tmp_path / "a.mha")
+    (tmp_path / "a.nrrd").write_text("<html>")
+    with pytest.raises(InvalidData, match="an NRRD header"):
+        read_volume(tmp_path / "a.nrrd")
+    (tmp_path / "a.nrrd").write_text("NRRD0004\ntype: nothing\n\n")
+    with pytest.raises(InvalidData, match="an image ITK can read"):
+        read_volume(tmp_path / "a.nrrd")
 
 
-def test_mhd_without_its_raw_file(tmp_path):
-    sitk.WriteImage(sitk.GetImageFromArray(VOXELS), str(tmp_path / "a.mhd"))
-    (tmp_path / "a.raw").unlink()
-    with pytest.raises(InvalidData, match=r"needs the \.raw file"):
-        read_volume(tmp_path / "a.mhd")
+@pytest.mark.parametrize("field", ["data file", "datafile", "Data File"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_nrrd_whose_voxels_are_elsewhere_is_not_followed(tmp_path, field, end):
+    secret = tmp_path / "secret.raw"
+    secret.write_bytes(bytes(60))
+    path = tmp_path / "in" / "a.nrrd"
+    path.parent.mkdir()
+    lines = ("NRRD0004", "type: uint8", "dimension: 3", "sizes: 5 4 3", "encoding: raw", f"{field}: {secret}", "")
+    path.write_bytes(end.join(lines).encode())
+    with pytest.raises(InvalidData, match="voxels in the file itself; found a header that names another"):
+        read_volume(path)
+    path.write_bytes(b"NRRD0004\n" + b"#\n" * (1 << 19) + end.join(lines[1:]).encode())
+    with pytest.raises(InvalidData, match="an NRRD header"):
+        read_volume(path)
 
 
 @pytest.mark.parametrize(
@@ -158,10 +173,11 @@ def test_labels_like_a_metaimage(tmp_path):
     image.SetSpacing(GRID.spacing[::-1])
     sitk.WriteImage(image, str(tmp_path / "a.mha"))
     labels = (VOXELS % 3).astype(np.uint8)
-    for name in ("out.mha", "out.nii.gz"):
+    for name in ("out.mha", "out.nii.gz", "out.mhd"):
         write_labels_like(tmp_path / name, labels, tmp_path / "a.mha")
         volume = read_volume(tmp_path / name)
         assert np.array_equal(volume.array, labels)
         assert volume.geometry.spacing == pytest.approx(GRID.spacing)
-    with pytest.raises(UsageError, match="second file"):
-        write_labels_like(tmp_path / "out.mhd", labels, tmp_path / "a.mha")
+    with pytest.raises(UsageError, match="takes its header from a MetaImage"):
+        write_labels_like(tmp_path / "from.mhd", labels, tmp_path / "out.nii.gz")
+    assert not list(tmp_path.glob("*from*"))
