@@ -13,6 +13,7 @@ from nnunet_box.dataset.volumes import is_volume, strip_suffix
 from nnunet_box.errors import InvalidData
 from nnunet_box.evaluation.metrics import confusion_matrix, label_counts, structure_distances
 from nnunet_box.evaluation.summary import Pair, nan_mean, read_pair
+from nnunet_box.evaluation.surfels import structure_surfels
 from nnunet_box.files import read_json
 from nnunet_box.progress import track
 
@@ -25,7 +26,8 @@ class StructureScores:
     """One structure in one case; distances in mm.
 
     dice and surface_dice are NaN where neither side holds the structure, 0 where one does; the distances NaN and
-    infinite.
+    infinite. Distances lie between border voxels, as medpy measures; the surface Dice weights surface elements by area,
+    as DeepMind defined it.
     """
 
     dice: float
@@ -190,6 +192,7 @@ def compare(
         matrix = confusion_matrix(ours, theirs, max(int(ours.max()), int(theirs.max()), 1) + 1)
         present = [label for label in range(1, len(matrix)) if matrix[label].any() or matrix[:, label].any()]
         scores = {}
+        surfels = structure_surfels(ours, theirs, present, spacing)
         for label, distances in structure_distances(ours, theirs, present, spacing).items():
             counts = label_counts(matrix, label)
             scores[label] = StructureScores(
@@ -198,7 +201,7 @@ def compare(
                 hausdorff=distances.hausdorff,
                 hausdorff_95=distances.hausdorff_95,
                 assd=distances.assd,
-                surface_dice=distances.surface_dice(tolerance_mm),
+                surface_dice=surfels[label].surface_dice(tolerance_mm),
             )
         cases[case] = scores
     if declared is None:
