@@ -95,6 +95,26 @@ def union_box(boxes: Iterable[Box | None]) -> Box | None:
     return z, y, x
 
 
+def crop_pair(
+    prediction: NDArray[np.bool_], reference: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Two masks (Z, Y, X) cropped to the box around both; no voxels where both are empty.
+
+    Raises
+    ------
+    ValueError: the shapes differ.
+    """
+    if prediction.shape != reference.shape:
+        raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ in shape")
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        occupied = np.flatnonzero(prediction.any(axis=others) | reference.any(axis=others))
+        start, stop = (int(occupied[0]), int(occupied[-1]) + 1) if occupied.size else (0, 0)
+        window = tuple(slice(start, stop) if other == axis else slice(None) for other in range(3))
+        prediction, reference = prediction[window], reference[window]
+    return prediction, reference
+
+
 @dataclass(frozen=True)
 class SurfaceDistances:
     """Distances in mm from each border voxel of one side to the nearest border voxel of the other, as medpy measures.
@@ -174,12 +194,7 @@ def surface_distances(
     ------
     ValueError: the shapes differ.
     """
-    if prediction.shape != reference.shape:
-        raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ in shape")
-    box = union_box([label_boxes(mask.view(np.uint8)).get(1) for mask in (prediction, reference)])
-    if box is None:
-        return SurfaceDistances(np.empty(0), np.empty(0))
-    ours, theirs = border(prediction[box]), border(reference[box])
+    ours, theirs = (border(mask) for mask in crop_pair(prediction, reference))
     return SurfaceDistances(nearest_mm(ours, theirs, spacing), nearest_mm(theirs, ours, spacing))
 
 

@@ -15,7 +15,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_box.evaluation.metrics import label_boxes, structure_masks, undefined_distance, union_box
+from nnunet_box.evaluation.metrics import crop_pair, structure_masks, undefined_distance
 from nnunet_box.evaluation.nearest import Spacing, nearest_mm
 
 Corner = tuple[int, int, int]
@@ -86,12 +86,7 @@ def surfel_distances(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]
     ------
     ValueError: the shapes differ.
     """
-    if prediction.shape != reference.shape:
-        raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ in shape")
-    box = union_box([label_boxes(mask.view(np.uint8)).get(1) for mask in (prediction, reference)])
-    if box is None:
-        return SurfelDistances(*[np.empty(0)] * 4)
-    codes = [neighbourhood_codes(mask[box]) for mask in (prediction, reference)]
+    codes = [neighbourhood_codes(mask) for mask in crop_pair(prediction, reference)]
     ours, theirs = ((code != 0) & (code != ALL) for code in codes)
     areas = surface_areas(spacing)
     return SurfelDistances(
