@@ -115,10 +115,10 @@ def _spacings(facts: Sequence[CaseFacts]) -> Iterator[Finding]:
         return
     median = np.median([known.geometry.spacing for known in facts], axis=0)
     expected = f"about {_millimetres(median)} (Z, Y, X), the median"
-    unset = [_without_spacing(known.geometry) for known in facts]
-    for known, lost in zip(facts, unset, strict=True):
+    for known in facts:
         ratio = np.asarray(known.geometry.spacing) / median
-        if lost and not all(unset):
+        # Where the others have 1 mm as well, the spacing is right whatever became of the rest.
+        if _without_spacing(known.geometry) and not np.allclose(median, 1.0, atol=0.05):
             found = "1 x 1 x 1 mm, no origin and no direction: a header that was never filled in"
             yield Finding("warning", known.file, expected, found, "Take the spacing from another copy of the scan.")
         elif np.any((ratio >= SPACING_RATIO) | (ratio <= 1 / SPACING_RATIO)):

@@ -236,6 +236,14 @@ def test_a_header_that_was_never_filled_in(toy):
         assert only(findings).file == str(image(toy, "case03"))
 
 
+def test_a_header_without_origin_is_no_oddity_where_all_scans_have_one_millimetre(toy):
+    for seed, case in enumerate(CASES):
+        grid = Geometry(SHAPE, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0) if seed == 3 else GRID.origin)
+        save_nifti(image(toy, case), image_of(seed), grid)
+        save_nifti(label(toy, case), label_of(seed), grid)
+    assert check_dataset(toy) == []
+
+
 def test_a_fold_that_shares_a_patient(toy, tmp_path):
     write_cases(toy, {"case00": "patient0", "case01": "patient0"})
     splits = tmp_path / "splits.json"
