@@ -18,6 +18,9 @@ from nnunet_box.evaluation.metrics import SurfaceDistances, confusion_matrix, la
 from nnunet_box.progress import track
 
 MM3_PER_ML = 1000.0
+GRAMS_PER_ML = 1.05
+"""Density of the myocardium, as cardiac MRI takes it (the organisers' paper gives masses, not the figure)."""
+
 CAVITIES = ("left ventricle", "right ventricle")
 """Structures with an ejection fraction."""
 
@@ -28,7 +31,8 @@ def evaluate(predictions: Path, references: Path, labels: dict[int, str]) -> dic
     references: an ACDC folder with ``_gt`` files, or a folder of label maps named as the predictions. Arrays are
     compared voxel by voxel; spacing is the reference header's ``pixdim``. Per structure and phase: Dice, Hausdorff (the
     maximum, mm), average symmetric surface distance (mm), volume in ml with bias (predicted - reference), correlation
-    and 95 % limits of agreement. Per cavity: ejection fraction in percent, 100 (EDV - ESV) / EDV.
+    and 95 % limits of agreement. Per cavity: ejection fraction in percent, 100 (EDV - ESV) / EDV. The myocardium's mass
+    in grams, from its volume at end of diastole.
 
     Where neither side holds a structure, Dice is 1 and distances 0, as the organisers count; where one does, Dice is 0
     and distances are undefined (NaN) and left out of the mean (the organisers' placeholder would flatter it), with
@@ -53,6 +57,7 @@ def evaluate(predictions: Path, references: Path, labels: dict[int, str]) -> dic
             name: agreement([p[name]["predicted"] for p in patients], [p[name]["reference"] for p in patients])
             for name in CAVITIES
         },
+        "myocardial_mass_g": _mass(cases),
         "mean": {"dice": mean(structures[name][phase]["dice"] for name in names for phase in PHASES)},
         "per_case": cases,
         "per_patient": patients,
@@ -127,6 +132,14 @@ def _summary(cases: list[dict[str, Any]], name: str, phase: str) -> dict[str, An
         "without_distance": sum(math.isnan(distance) for distance in distances),
         "volume_ml": agreement([s["volume_ml"] for s in scores], [s["reference_volume_ml"] for s in scores]),
     }
+
+
+def _mass(cases: list[dict[str, Any]]) -> dict[str, float]:
+    scores = [case["structures"]["myocardium"] for case in cases if case["phase"] == "ED"]
+    predicted, reference = (
+        [GRAMS_PER_ML * score[key] for score in scores] for key in ("volume_ml", "reference_volume_ml")
+    )
+    return agreement(predicted, reference)
 
 
 def _ejection_fractions(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from nibabel.quaternions import fillpositive, quat2mat
 from numpy.typing import NDArray
 
 from nnunet_box.dataset.cases import CaseRecord, CasesFile, SourceCase, case_volumes, channel_array, read_label
 from nnunet_box.dataset.challenge import ChallengeFacts, Recognition
+from nnunet_box.dataset.forms import SAME_AFFINE_MM, form_problems
 from nnunet_box.dataset.geometry import Geometry
 from nnunet_box.dataset.volumes import check_gzip, read_header, save_nifti, write_labels_like
 from nnunet_box.errors import InvalidData
@@ -24,8 +24,6 @@ from nnunet_box.files import save_json, sweep_stale, write_beside
 from nnunet_box.progress import track
 
 FILE_ENDING = ".nii.gz"
-SAME_AFFINE_MM = 1e-3
-"""Two affines closer than this describe the same grid."""
 
 
 class Adapter(ABC):
@@ -178,27 +176,7 @@ def reasons_to_rewrite(path: Path, geometry: Geometry, header: dict[str, Any]) -
         reasons.append("compressed")
     if header["axes"] > 3:
         reasons.append("fourth axis split into channels")
-    if header["qform_code"] == 0 and header["sform_code"] == 0:
-        reasons.append("no qform or sform declared; both set from pixdim and the header's default direction")
-    elif header["sform_code"] > 0:
-        srow = np.asarray(header["srow"])
-        if not np.allclose(np.linalg.norm(srow[:, :3], axis=0)[::-1], geometry.spacing, atol=SAME_AFFINE_MM):
-            spacing = " x ".join(f"{value:g}" for value in geometry.spacing[::-1])
-            reasons.append(
-                f"affine disagreed with pixdim; qform and sform set from pixdim ({spacing} mm along x, y, z)"
-            )
-        elif header["qform_code"] > 0 and not np.allclose(_qform(header), srow, atol=SAME_AFFINE_MM):
-            reasons.append("qform and sform disagreed; both set from sform")
-    return reasons
-
-
-def _qform(header: dict[str, Any]) -> NDArray[np.float64]:
-    """The qform, 3x4 in RAS millimetres, as the NIfTI-1 standard builds it: rotation, ``pixdim``, and a sign for the
-    third axis.
-    """
-    zooms = np.asarray(header["pixdim"][1:4]) * (1.0, 1.0, -1.0 if header["pixdim"][0] < 0 else 1.0)
-    rotation = quat2mat(fillpositive(header["quaternion"])) * zooms
-    return np.column_stack([rotation, header["qoffset"]])
+    return reasons + form_problems(geometry, header)
 
 
 def _write_label(file: Path, image: Path, grid: Geometry, declared: set[int], target: Path) -> list[str]:

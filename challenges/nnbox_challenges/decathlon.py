@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnbox_challenges.base import FILE_ENDING, Adapter
-from nnbox_challenges.decathlon_tasks import PREFIXES, TASKS, TOLERANCES_MM, task_facts
+from nnbox_challenges.decathlon_tasks import CAVEATS, PREFIXES, TASKS, TOLERANCES_MM, task_facts
 from nnbox_challenges.layout import (
     CHANNEL_SUFFIX,
     children,
@@ -28,7 +28,6 @@ from nnunet_box.dataset.volumes import is_volume, read_header, strip_suffix
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import read_json
 
-TASK_FOLDER = re.compile(r"Task\d{2}_\w+")
 V1_FOLDER = re.compile(r"Task\d{3}_\w+")
 V2_FOLDER = re.compile(r"Dataset\d{3}_\w+")
 
@@ -290,8 +289,10 @@ def _images_ts(folder: Path) -> Path:
 
 
 def task_name(root: Path, images: list[Path]) -> str:
-    """Name of the task: its folder's, or what the image files start with where the folder was renamed."""
-    if TASK_FOLDER.fullmatch(root.name):
+    """Name of the task: its folder's, or what the image files start with where the folder was renamed
+    (``Task03_Liver_v2``).
+    """
+    if task_facts(root.name) is not None:
         return root.name
     prefixes = {strip_suffix(path).rsplit("_", 1)[0] for path in images}
     if len(prefixes) == 1 and (known := PREFIXES.get(prefixes.pop())):
@@ -318,12 +319,7 @@ def _messages(
     for key, cases in (("numTraining", training), ("numTest", test)):
         if declared.get(key) is not None and declared[key] != len(cases):
             messages.append(f"dataset.json says {key} {declared[key]}, it lists {len(cases)}; the list is followed")
-    if name == "Task04_Hippocampus":
-        messages.append(
-            "left and right hippocampus of a subject are separate cases that names cannot pair: "
-            "a fold may hold one on each side"
-        )
-    return messages
+    return messages + ([CAVEATS[name]] if name in CAVEATS else [])
 
 
 def _differences(facts: TaskFacts, labels: dict[int, str], channels: tuple[str, ...]) -> list[str]:

@@ -12,7 +12,8 @@ from nnbox_challenges.decathlon_tasks import DEFAULT_TOLERANCE_MM, PREFIXES, tas
 from nnbox_challenges.scores import label_files, mean, pair
 from nnunet_box.dataset.cases import read_label
 from nnunet_box.dataset.volumes import read_header
-from nnunet_box.evaluation.metrics import confusion_matrix, label_counts, structure_distances
+from nnunet_box.evaluation.metrics import confusion_matrix, label_counts
+from nnunet_box.evaluation.surfels import structure_surfels
 from nnunet_box.files import read_json
 from nnunet_box.progress import track
 
@@ -23,8 +24,7 @@ def evaluate(predictions: Path, references: Path, tolerances: Mapping[str, float
     references: ``labelsTr``, or the task's folder that holds it. Labels and task come from the ``dataset.json`` beside
     it, else from what the files are called. Labels are scored one by one, not as unions. Where neither side holds a
     label, Dice and surface Dice are undefined (NaN) and left out of the means; where one side does, both are 0 (as the
-    scorer's surface-distance code has it). The surface Dice counts border voxels alike, the scorer weights surface
-    elements by area, so the last digits differ.
+    scorer's surface-distance code has it). Spacing is the reference header's.
 
     Raises
     ------
@@ -41,11 +41,11 @@ def evaluate(predictions: Path, references: Path, tolerances: Mapping[str, float
         prediction = read_label(prediction_file, set(labels), reference_file)
         foreground = [value for value in labels if value]
         matrix = confusion_matrix(prediction, reference, max(labels) + 1)
-        distances = structure_distances(prediction, reference, foreground, read_header(reference_file)[0].spacing)
+        surfels = structure_surfels(prediction, reference, foreground, read_header(reference_file)[0].spacing)
         scores = {
             labels[value]: {
                 "dice": label_counts(matrix, value).dice,
-                "surface_dice": distances[value].surface_dice(tolerance),
+                "surface_dice": surfels[value].surface_dice(tolerance),
             }
             for value in foreground
         }

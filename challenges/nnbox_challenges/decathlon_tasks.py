@@ -64,6 +64,21 @@ DEFAULT_TOLERANCE_MM = 1.0
 """For a task that is none of the ten."""
 
 
+CAVEATS = {
+    "Task01_BrainTumour": (
+        "its label values are not BraTS's (1 edema, 2 non-enhancing, 3 enhancing), its images are of BraTS 2016 and "
+        "2017: do not test a model on the one that was trained on the other"
+    ),
+    "Task03_Liver": "its images are LiTS's: a model trained on the one cannot be tested on the other",
+    "Task04_Hippocampus": (
+        "left and right hippocampus of a subject are separate cases that names cannot pair: "
+        "a fold may hold one on each side"
+    ),
+    "Task05_Prostate": "some of its scans may be PROMISE12's too: compare before a model is tested on the other",
+}
+"""What a person has to know of a task's data and no file says."""
+
+
 def task_facts(name: str | None) -> TaskFacts | None:
     """Published facts of a task by its folder name; None where it is none of the ten."""
     return next((task for task in TASKS if task.name == name), None)

@@ -96,19 +96,32 @@ def _refuse_overwriting(destination: Path, overwrite: bool) -> None:
 
 
 def check(
-    dataset: DatasetArgument = None, workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False
+    dataset: DatasetArgument = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="First repair what needs no decision, in the workspace's copy only.")
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Look at every file of a data set and list all findings at once.
 
-    Ends with exit code 3 if one of them keeps the data set from being used.
+    Ends with exit code 3 if one of them keeps the data set from being used. --fix writes files anew whose headers
+    contradict themselves or their image's, and label maps of floats; the download stays as it is.
     """
     from dataclasses import asdict
 
     from nnunet_box.dataset.check import check_dataset
-    from nnunet_box.dataset.dataset import find_dataset
+    from nnunet_box.dataset.dataset import find_dataset, load_dataset
+    from nnunet_box.dataset.repair import repair_dataset
+    from nnunet_box.workspace import Workspace
 
     folder = find_dataset(workspace, dataset)
-    findings = check_dataset(folder)
+    if fix:
+        repairs = repair_dataset(load_dataset(folder, report=lambda problem: None), workspace)
+        for repair in repairs:
+            say(f"repaired {repair}")
+        say(f"{len(repairs)} repairs.")
+    findings = check_dataset(folder, Workspace(workspace, folder.name).splits)
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))

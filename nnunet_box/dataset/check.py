@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import nibabel
 import numpy as np
 
 from nnunet_box.dataset.cases import SourceCase, case_volumes, channel_array, read_label
+from nnunet_box.dataset.check_cohort import CaseFacts, Finding, cohort_findings
 from nnunet_box.dataset.dataset import Dataset, load_dataset
-from nnunet_box.dataset.splits import FOLDS
-from nnunet_box.dataset.volumes import check_gzip, read_header
+from nnunet_box.dataset.forms import SAME_AFFINE_MM, form_problems
+from nnunet_box.dataset.splits import FOLDS, check_folds, read_folds
+from nnunet_box.dataset.volumes import Volume, check_gzip, read_header
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import read_json
 from nnunet_box.progress import track
 
-AFFINE_TOLERANCE = 1e-3
-"""Label and image affines closer than this (millimetres) are the same, as far as a warning goes."""
+REPAIR = "nnbox check --fix writes the workspace's copy anew."
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing wrong with a data set. ``error`` keeps it from being used, ``warning`` does not."""
+def check_dataset(folder: Path, splits: Path | None = None) -> list[Finding]:
+    """All findings of a raw data set, errors first. One case is in memory at a time.
 
-    severity: Literal["error", "warning"]
-    file: str
-    expected: str
-    found: str
-    fix: str
-
-    @classmethod
-    def of(cls, problem: InvalidData) -> Finding:
-        return cls("error", str(problem.file), problem.expected, problem.found, problem.fix)
-
-
-def check_dataset(folder: Path) -> list[Finding]:
-    """All findings of a raw data set, errors first.
+    splits: ``splits.json`` of the data set, looked at where it exists.
 
     Raises
     ------
@@ -47,64 +34,115 @@ def check_dataset(folder: Path) -> list[Finding]:
     findings: list[Finding] = []
     dataset = load_dataset(folder, report=lambda problem: findings.append(Finding.of(problem)))
     findings.extend(_counts(dataset))
-    cases = (*dataset.cases, *dataset.test_cases)
-    for case in track(cases, "Checking cases"):
-        findings.extend(check_case(case, dataset.labels))
+    if splits is not None and splits.exists():
+        findings.extend(_splits(dataset, splits))
+    facts: list[CaseFacts] = []
+    for case in track((*dataset.cases, *dataset.test_cases), "Checking cases"):
+        found, known = check_case(case, dataset.labels)
+        findings.extend(found)
+        if known is not None:
+            facts.append(known)
+    findings.extend(cohort_findings(dataset, facts))
     return sorted(findings, key=lambda finding: finding.severity)
 
 
-def check_case(case: SourceCase, labels: dict[int, str]) -> Iterator[Finding]:
-    """All findings of one case; its image and its label are looked at independently."""
-    files = dict.fromkeys(channel.path for channel in case.channels)
+def check_case(case: SourceCase, labels: dict[int, str]) -> tuple[list[Finding], CaseFacts | None]:
+    """All findings of one case, its image and its label looked at independently, and what is compared between cases;
+    None of that where the image cannot be read.
+    """
+    findings: list[Finding] = []
     try:
-        for file in files:
+        for file in dict.fromkeys(channel.path for channel in case.channels):
             check_gzip(file)
         volumes = case_volumes(case)
     except InvalidData as problem:
-        yield Finding.of(problem)
-    else:
-        for channel in case.channels:
-            array = channel_array(volumes, channel)
-            if array.min() == array.max():
-                yield Finding(
-                    "warning",
-                    str(channel.path),
-                    "an image with contrast",
-                    f"{array.flat[0]} in every voxel",
-                    "Look at the file.",
-                )
+        return [Finding.of(problem), *_label(case, labels)[0]], None
+    findings.extend(_image(case, volumes))
+    digest, geometry = _digest(case, volumes), volumes[case.reference_file].geometry
+    # The image goes before the label comes: they need not be in memory together.
+    del volumes
+    found, present = _label(case, labels)
+    return findings + found, CaseFacts(case, geometry, digest, present)
+
+
+def _image(case: SourceCase, volumes: dict[Path, Volume]) -> Iterator[Finding]:
+    seen: dict[str, Path] = {}
+    for channel in case.channels:
+        array = channel_array(volumes, channel)
+        if array.min() == array.max():
+            found = f"{array.flat[0]} in every voxel"
+            yield Finding("warning", str(channel.path), "an image with contrast", found, "Look at the file.")
+            continue
+        content = hashlib.blake2b(np.ascontiguousarray(array).data).hexdigest()
+        if content in seen:
+            yield Finding(
+                "warning",
+                str(channel.path),
+                "another image than in the case's other channels",
+                f"the voxels of {seen[content].name}",
+                "Take the channel from the download again, or leave it out.",
+            )
+        seen[content] = channel.path
+    for file, volume in volumes.items():
+        yield from _forms(file, volume.header, form_problems(volume.geometry, volume.header))
+
+
+def _digest(case: SourceCase, volumes: dict[Path, Volume]) -> str:
+    """Hash of a case's voxels, whatever type, header and compression they are stored with."""
+    digest = hashlib.blake2b(digest_size=20)
+    for channel in case.channels:
+        array = channel_array(volumes, channel)
+        digest.update(f"{array.shape}".encode())
+        for plane in array:
+            digest.update(np.ascontiguousarray(plane, dtype=np.float64).data)
+    return digest.hexdigest()
+
+
+def _label(case: SourceCase, labels: dict[int, str]) -> tuple[list[Finding], frozenset[int] | None]:
+    """Findings of a case's label, and the values in it; None without a label that can be read."""
     if case.label is None:
-        return
+        return [], None
     try:
         check_gzip(case.label)
         label = read_label(case.label, set(labels), case.reference_file)
     except InvalidData as problem:
-        # An image whose header does not open has been told above; its label has nothing to be compared with.
-        if problem.file != case.reference_file:
-            yield Finding.of(problem)
-        return
+        # An image whose header does not open has been told already; its label has nothing to be compared with.
+        return ([Finding.of(problem)] if problem.file != case.reference_file else []), None
+    findings = list(_label_header(case, case.label))
     if not label.any():
-        yield Finding(
-            "warning",
-            str(case.label),
-            "some foreground",
-            "background only",
-            "Leave it if the structure is really absent.",
-        )
-    yield from _label_grid(case)
+        fix = "Leave it if the structure is really absent."
+        findings.append(Finding("warning", str(case.label), "some foreground", "background only", fix))
+    return findings, frozenset(int(value) for value in np.unique(label))
 
 
-def _label_grid(case: SourceCase) -> Iterator[Finding]:
-    if case.label is None:
-        return
-    image, label = read_header(case.reference_file)[0], read_header(case.label)[0]
-    if not np.allclose(image.affine_ras(), label.affine_ras(), atol=AFFINE_TOLERANCE):
+def _label_header(case: SourceCase, file: Path) -> Iterator[Finding]:
+    geometry, _, header = read_header(file)
+    image = read_header(case.reference_file)[0]
+    if not np.allclose(image.affine_ras(), geometry.affine_ras(), atol=SAME_AFFINE_MM):
         yield Finding(
             "warning",
-            str(case.label),
+            str(file),
             f"the grid of {case.reference_file.name} ({_grid(image.affine_ras())})",
-            _grid(label.affine_ras()),
-            "Voxels are compared, not headers; look at image and label together once.",
+            _grid(geometry.affine_ras()),
+            f"Voxels are compared, not headers; look at image and label together once. {REPAIR}",
+            fixable=True,
+        )
+    yield from _forms(file, header, form_problems(geometry, header))
+    if str(header.get("dtype", "")).startswith("float"):
+        yield Finding("warning", str(file), "a label map of integers", header["dtype"], REPAIR, fixable=True)
+
+
+def _forms(file: Path, header: dict[str, object], problems: list[str]) -> Iterator[Finding]:
+    for problem in problems:
+        found, _, remedy = problem.partition("; ")
+        codes = f"qform code {header['qform_code']}, sform code {header['sform_code']}"
+        yield Finding(
+            "warning",
+            str(file),
+            "qform, sform and pixdim that agree",
+            f"{found} ({codes})",
+            f"{REPAIR[:-1]}: {remedy}.",
+            fixable=True,
         )
 
 
@@ -112,6 +150,13 @@ def _grid(affine: np.ndarray) -> str:
     spacing = " x ".join(f"{length:g}" for length in np.linalg.norm(affine[:3, :3], axis=0))
     origin = ", ".join(f"{value:g}" for value in affine[:3, 3])
     return f"{''.join(nibabel.aff2axcodes(affine))}, {spacing} mm, origin {origin}"
+
+
+def _splits(dataset: Dataset, file: Path) -> Iterator[Finding]:
+    try:
+        check_folds(read_folds(file), dataset.cases, file)
+    except InvalidData as problem:
+        yield Finding.of(problem)
 
 
 def _counts(dataset: Dataset) -> Iterator[Finding]:

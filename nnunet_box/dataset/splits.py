@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from nnunet_box.dataset.cases import SourceCase
 from nnunet_box.errors import InvalidData
@@ -97,10 +97,26 @@ def check_folds(folds: Sequence[Fold], cases: Sequence[SourceCase], file: Path |
         )
 
 
+def read_folds(file: Path) -> list[Fold]:
+    """Folds from ``splits.json`` or nnU-Net's ``splits_final.json``, as they stand there.
+
+    Raises
+    ------
+    InvalidData: not a list of ``train`` and ``val``.
+    """
+    try:
+        return TypeAdapter(list[Fold]).validate_python(read_json(file))
+    except ValidationError as error:
+        found = f"{error.errors()[0]['msg']} at {error.errors()[0]['loc']}"
+        raise InvalidData(
+            file, "a list of folds with train and val", found, "Delete the file to make new splits."
+        ) from error
+
+
 def load_or_make_folds(file: Path, cases: Sequence[SourceCase]) -> list[Fold]:
     """Read ``splits.json`` (nnU-Net's ``splits_final.json`` has the same shape) or write a new one; always checked."""
     if file.exists():
-        folds = [Fold.model_validate(fold) for fold in read_json(file)]
+        folds = read_folds(file)
         check_folds(folds, cases, file)
         return folds
     folds = group_folds(cases)

@@ -11,8 +11,9 @@ import numpy as np
 
 from nnunet_box.dataset.volumes import is_volume, strip_suffix
 from nnunet_box.errors import InvalidData
-from nnunet_box.evaluation.metrics import confusion_matrix, label_counts, structure_distances
+from nnunet_box.evaluation.metrics import confusion_matrix, label_counts, structure_masks, surface_distances
 from nnunet_box.evaluation.summary import Pair, nan_mean, read_pair
+from nnunet_box.evaluation.surfels import surfel_distances
 from nnunet_box.files import read_json
 from nnunet_box.progress import track
 
@@ -25,7 +26,8 @@ class StructureScores:
     """One structure in one case; distances in mm.
 
     dice and surface_dice are NaN where neither side holds the structure, 0 where one does; the distances NaN and
-    infinite.
+    infinite. Distances lie between border voxels, as medpy measures; the surface Dice weights surface elements by area,
+    as DeepMind defined it.
     """
 
     dice: float
@@ -190,15 +192,15 @@ def compare(
         matrix = confusion_matrix(ours, theirs, max(int(ours.max()), int(theirs.max()), 1) + 1)
         present = [label for label in range(1, len(matrix)) if matrix[label].any() or matrix[:, label].any()]
         scores = {}
-        for label, distances in structure_distances(ours, theirs, present, spacing).items():
-            counts = label_counts(matrix, label)
+        for label, masks in structure_masks(ours, theirs, present):
+            counts, distances = label_counts(matrix, label), surface_distances(*masks, spacing)
             scores[label] = StructureScores(
                 dice=counts.dice,
                 iou=counts.iou,
                 hausdorff=distances.hausdorff,
                 hausdorff_95=distances.hausdorff_95,
                 assd=distances.assd,
-                surface_dice=distances.surface_dice(tolerance_mm),
+                surface_dice=surfel_distances(*masks, spacing).surface_dice(tolerance_mm),
             )
         cases[case] = scores
     if declared is None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import edt
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nnunet_box.evaluation.nearest import Spacing, nearest_mm
+
 Box = tuple[slice, slice, slice]
-Spacing = tuple[float, float, float]
 
 VOXELS_AT_A_TIME = 1 << 22
 """Voxels counted together: joint indices are 8 bytes each, so a step needs 32 MB whatever the volume's size."""
@@ -95,60 +95,79 @@ def union_box(boxes: Iterable[Box | None]) -> Box | None:
     return z, y, x
 
 
+def crop_pair(
+    prediction: NDArray[np.bool_], reference: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Two masks (Z, Y, X) cropped to the box around both; no voxels where both are empty.
+
+    Raises
+    ------
+    ValueError: the shapes differ.
+    """
+    if prediction.shape != reference.shape:
+        raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ in shape")
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        occupied = np.flatnonzero(prediction.any(axis=others) | reference.any(axis=others))
+        start, stop = (int(occupied[0]), int(occupied[-1]) + 1) if occupied.size else (0, 0)
+        window = tuple(slice(start, stop) if other == axis else slice(None) for other in range(3))
+        prediction, reference = prediction[window], reference[window]
+    return prediction, reference
+
+
 @dataclass(frozen=True)
 class SurfaceDistances:
-    """Distances in mm from each border voxel of one side to the nearest border voxel of the other.
+    """Distances in mm from each border voxel of one side to the nearest border voxel of the other, as medpy measures.
 
     ``to_reference`` holds one value a border voxel of the prediction, ``to_prediction`` one a border voxel of the
     reference. With both sides empty every metric is NaN: there is nothing to judge. With one side empty the distances
-    are infinite and the surface Dice is 0; a challenge that counts such a case otherwise says so in its adapter.
+    are infinite; a challenge that counts such a case otherwise says so in its adapter. Surface Dice is not defined on
+    voxels: see ``surfels``.
     """
 
-    to_reference: NDArray[np.float32]
-    to_prediction: NDArray[np.float32]
-
-    @property
-    def _undefined(self) -> float | None:
-        if self.to_reference.size and self.to_prediction.size:
-            return None
-        return float("inf") if self.to_reference.size or self.to_prediction.size else float("nan")
+    to_reference: NDArray[np.float64]
+    to_prediction: NDArray[np.float64]
 
     @property
     def hausdorff(self) -> float:
-        """Hausdorff distance in mm: the largest distance in either direction."""
-        if (undefined := self._undefined) is not None:
+        """Hausdorff distance in mm: the largest distance in either direction, as medpy's ``hd``."""
+        if (undefined := undefined_distance(self.to_reference, self.to_prediction)) is not None:
             return undefined
         return float(max(self.to_reference.max(), self.to_prediction.max()))
 
     @property
     def hausdorff_95(self) -> float:
         """95th percentile in mm of the distances of both directions together, as medpy's ``hd95``."""
-        if (undefined := self._undefined) is not None:
+        if (undefined := undefined_distance(self.to_reference, self.to_prediction)) is not None:
             return undefined
         return float(np.percentile(np.concatenate((self.to_reference, self.to_prediction)), 95))
 
+    hd95 = hausdorff_95
+
     @property
     def assd(self) -> float:
-        """Average symmetric surface distance in mm: the mean of the two directions' means, as medpy's ``assd``."""
-        if (undefined := self._undefined) is not None:
-            return undefined
-        return float((self.to_reference.mean(dtype=np.float64) + self.to_prediction.mean(dtype=np.float64)) / 2)
-
-    def surface_dice(self, tolerance_mm: float) -> float:
-        """Share of both borders that lies within ``tolerance_mm`` of the other (normalised surface distance).
-
-        Every border voxel counts the same; DeepMind's code, which the Decathlon's scorer uses, weights surface elements
-        by area.
+        """Average symmetric surface distance in mm: the mean over the voxels of both borders together (Heimann et al.,
+        IEEE TMI 28(8), 2009), as medpy's ``assd`` since 0.5; it took the mean of the directions' means before.
         """
-        total = self.to_reference.size + self.to_prediction.size
-        if not total:
-            return float("nan")
-        if self._undefined is not None:
-            return 0.0
-        within = np.count_nonzero(self.to_reference <= tolerance_mm) + np.count_nonzero(
-            self.to_prediction <= tolerance_mm
-        )
-        return within / total
+        if (undefined := undefined_distance(self.to_reference, self.to_prediction)) is not None:
+            return undefined
+        return float(np.concatenate((self.to_reference, self.to_prediction)).mean())
+
+    @property
+    def rmsd(self) -> float:
+        """Root mean square symmetric surface distance in mm, over the voxels of both borders together (Heimann)."""
+        if (undefined := undefined_distance(self.to_reference, self.to_prediction)) is not None:
+            return undefined
+        return float(np.sqrt(np.mean(np.concatenate((self.to_reference, self.to_prediction)) ** 2)))
+
+
+def undefined_distance(to_reference: NDArray[np.float64], to_prediction: NDArray[np.float64]) -> float | None:
+    """What every distance is where a side has no surface: NaN where neither has, else infinite; None where both
+    have.
+    """
+    if to_reference.size and to_prediction.size:
+        return None
+    return float("inf") if to_reference.size or to_prediction.size else float("nan")
 
 
 def border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -175,23 +194,8 @@ def surface_distances(
     ------
     ValueError: the shapes differ.
     """
-    if prediction.shape != reference.shape:
-        raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ in shape")
-    box = union_box([label_boxes(mask.view(np.uint8)).get(1) for mask in (prediction, reference)])
-    if box is None:
-        return SurfaceDistances(np.empty(0, np.float32), np.empty(0, np.float32))
-    ours, theirs = border(prediction[box]), border(reference[box])
-    if not ours.any() or not theirs.any():
-        # Nothing to measure to; the sizes alone say which side is empty.
-        return SurfaceDistances(*(np.full(np.count_nonzero(side), np.inf, np.float32) for side in (ours, theirs)))
-    return SurfaceDistances(_to(theirs, spacing)[ours], _to(ours, spacing)[theirs])
-
-
-def _to(surface: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float32]:
-    distances: NDArray[np.float32] = edt.edt(
-        np.ascontiguousarray(~surface), anisotropy=spacing, black_border=False, parallel=1
-    )
-    return distances
+    ours, theirs = (border(mask) for mask in crop_pair(prediction, reference))
+    return SurfaceDistances(nearest_mm(ours, theirs, spacing), nearest_mm(theirs, ours, spacing))
 
 
 def structure_distances(
@@ -203,11 +207,23 @@ def structure_distances(
     ------
     ValueError: the shapes differ.
     """
+    pairs = structure_masks(prediction, reference, labels)
+    return {label: surface_distances(*masks, spacing) for label, masks in pairs}
+
+
+def structure_masks(
+    prediction: NDArray[np.uint8], reference: NDArray[np.uint8], labels: Iterable[int]
+) -> Iterator[tuple[int, tuple[NDArray[np.bool_], NDArray[np.bool_]]]]:
+    """Each label with its masks in two label maps (Z, Y, X), cropped to the box around both; empty where it is in
+    neither.
+
+    Raises
+    ------
+    ValueError: the shapes differ.
+    """
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction {prediction.shape} and reference {reference.shape} differ in shape")
     ours, theirs = label_boxes(prediction), label_boxes(reference)
-    result = {}
     for label in labels:
         box = union_box([ours.get(label), theirs.get(label)]) or (slice(0, 0), slice(0, 0), slice(0, 0))
-        result[label] = surface_distances(prediction[box] == label, reference[box] == label, spacing)
-    return result
+        yield label, (prediction[box] == label, reference[box] == label)

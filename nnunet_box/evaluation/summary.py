@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from nnunet_box.dataset.volumes import read_volume
 from nnunet_box.errors import InvalidData
-from nnunet_box.evaluation.metrics import Counts, Spacing, confusion_matrix, label_counts
+from nnunet_box.evaluation.metrics import Counts, confusion_matrix, label_counts
+from nnunet_box.evaluation.nearest import Spacing
 from nnunet_box.files import write_json
 from nnunet_box.progress import track
 

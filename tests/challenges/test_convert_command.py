@@ -98,7 +98,7 @@ def test_check_lists_every_finding(nnbox, decathlon, tmp_path):
     done = nnbox("check", "decathlon-Task09_Spleen", "--json")
     assert done.returncode == 3
     findings = json.loads(done.stdout)
-    assert all(set(finding) == {"severity", "file", "expected", "found", "fix"} for finding in findings)
+    assert all(set(finding) == {"severity", "file", "expected", "found", "fix", "fixable"} for finding in findings)
     by_file = {(finding["file"].rsplit("/", 1)[-1], finding["severity"]) for finding in findings}
     assert {
         ("spleen_2_0000.nii.gz", "error"),

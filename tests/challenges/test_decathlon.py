@@ -9,6 +9,7 @@ import pytest
 from tiny_downloads import SHAPE, gunzip, labels_of, save, write_decathlon
 
 from nnbox_challenges.decathlon import Decathlon
+from nnbox_challenges.decathlon_tasks import PREFIXES, TASKS, TOLERANCES_MM
 from nnunet_box.dataset.cases import read_image, read_label
 from nnunet_box.dataset.dataset import load_dataset
 from nnunet_box.errors import InvalidData
@@ -125,6 +126,60 @@ def test_labels_unlike_the_published_ones_are_a_message_and_are_followed(tmp_pat
 def test_root_is_found_below_and_in_doubled_folders(tmp_path, above):
     root = write_decathlon(tmp_path / "given" / above / "Task09_Spleen")
     assert Decathlon().recognise(tmp_path / "given").root == root.resolve()
+
+
+PREFIX_OF = {task: prefix for prefix, task in PREFIXES.items()}
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_each_of_the_ten_tasks_from_download_to_scores(task, tmp_path, converted):
+    prefix = PREFIX_OF[task.name]
+    labels = list(task.labels.values())[1:]
+    # Unpadded ids and test numbers between the training numbers, as Task03 and Task09 have them.
+    root = write_decathlon(
+        tmp_path / task.name, [f"{prefix}_{n}" for n in (10, 2)], [f"{prefix}_7"], task.channels, labels
+    )
+    recognition = Decathlon().recognise(root)
+    assert (recognition.dataset_name, recognition.channel_names) == (f"decathlon-{task.name}", task.channels)
+    assert recognition.labels == task.labels
+    assert f"2 of {task.training} training cases, 1 of {task.test} test cases" in recognition.messages
+    assert not any("published" in message for message in recognition.messages)
+    dataset = load_dataset(converted(Decathlon(), root))
+    assert [case.id for case in dataset.cases] == sorted([f"{prefix}_10", f"{prefix}_2"])
+    assert all(len(case.channels) == len(task.channels) for case in (*dataset.cases, *dataset.test_cases))
+    assert dataset.labels == task.labels
+    case = Decathlon().test_cases(root, len(task.channels))[0]
+    predicted = Decathlon().export(labels_of(SHAPE, [1], 0).T, case, tmp_path / "out")
+    assert predicted.name == f"{prefix}_7.nii.gz"
+    written = nibabel.load(predicted)
+    assert written.shape == SHAPE, "three axes, also where the image has four"
+    result = Decathlon().evaluate(root / "labelsTr", root / "labelsTr")
+    assert (result["task"], result["tolerance_mm"]) == (task.name, TOLERANCES_MM[task.name])
+    assert list(result["labels"]) == labels
+    assert result["mean"] == {"dice": 1.0, "surface_dice": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("task", "said"), [("Task01_BrainTumour", "BraTS's"), ("Task03_Liver", "LiTS"), ("Task05_Prostate", "PROMISE12")]
+)
+def test_what_no_file_says_is_a_message(tmp_path, task, said):
+    root = write_decathlon(tmp_path / task, [f"{PREFIX_OF[task]}_001"], [])
+    assert any(said in message for message in Decathlon().recognise(root).messages)
+    other = write_decathlon(tmp_path / "Task09_Spleen")
+    assert not any(said in message for message in Decathlon().recognise(other).messages)
+
+
+def test_a_folder_with_something_added_to_its_name_is_still_the_task(tmp_path):
+    recognition = Decathlon().recognise(write_decathlon(tmp_path / "Task09_Spleen_v2"))
+    assert recognition.dataset_name == "decathlon-Task09_Spleen"
+    assert any("of 41 training cases" in message for message in recognition.messages)
+
+
+def test_a_task_of_ones_own_keeps_its_name(tmp_path):
+    root = write_decathlon(tmp_path / "Task11_Kidney", ["kidney_1"], [], labels=("kidney",))
+    recognition = Decathlon().recognise(root)
+    assert recognition.dataset_name == "decathlon-Task11_Kidney"
+    assert "Task11_Kidney is none of the ten tasks; its dataset.json is followed" in recognition.messages
 
 
 def test_renamed_folder_takes_the_name_from_the_files(tmp_path):

