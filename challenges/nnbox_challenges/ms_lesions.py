@@ -58,7 +58,7 @@ class MsLesions(Adapter):
     def __init__(self, rater: str = "both", team: str = "nnUNet", connectivity: str = "18") -> None:
         if not TEAM.fullmatch(team):
             raise UsageError(f"team {team!r}: letters, digits, dot and dash only, since it is part of a file's name.")
-        self.rater, self.team, self.connectivity = rater, team, int(connectivity)
+        self.rater, self.team, self.connectivity = rater, team, connectivity
 
     def recognise(self, folder: Path) -> Recognition:
         """Find training and test scans by the names of their files, in whatever folders."""
@@ -113,9 +113,9 @@ class MsLesions(Adapter):
 
     def evaluate(self, predictions: Path, references: Path) -> dict[str, Any]:
         """The challenge's parts and their weighted sum, against each rater; see ``ms_lesions_scores.evaluate``."""
-        from nnbox_challenges.ms_lesions_scores import evaluate
+        from nnbox_challenges.ms_lesions_scores import Connectivity, evaluate
 
-        return evaluate(Path(predictions), Path(references), self.connectivity)
+        return evaluate(Path(predictions), Path(references), cast(Connectivity, int(self.connectivity)))
 
     def _training(self, scan: Scan, raters: Sequence[int]) -> list[SourceCase]:
         """The training examples of a scan. raters: those that the download has masks of."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cc3d
 import numpy as np
@@ -24,10 +24,11 @@ METRICS = ("dice", "ppv", "lfpr", "ltpr", "jaccard", "tpr", "volume_difference")
 WEIGHTS = {"dice": 1 / 8, "ppv": 1 / 8, "lfpr": 1 / 4, "ltpr": 1 / 4, "correlation": 1 / 4}
 """Of the sum (Carass et al. 2017, as third parties' code has it); ``lfpr`` counts as 1 - LFPR."""
 
+Connectivity = Literal[6, 18, 26]
 ONLY_RATER = "reference"
 
 
-def evaluate(predictions: Path, references: Path, connectivity: int) -> dict[str, Any]:
+def evaluate(predictions: Path, references: Path, connectivity: Connectivity) -> dict[str, Any]:
     """Score predictions named after their scan (``training01_02_...``), against each rater and averaged over raters.
 
     references: a folder with ``..._mask1.nii`` and ``..._mask2.nii`` at any depth, or label maps named after their
@@ -99,7 +100,9 @@ def _references(folder: Path) -> dict[str, dict[str, Path]]:
     return dict(sorted(result.items()))
 
 
-def lesion_rates(prediction: NDArray[np.bool_], reference: NDArray[np.bool_], connectivity: int) -> tuple[float, float]:
+def lesion_rates(
+    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], connectivity: Connectivity
+) -> tuple[float, float]:
     """(LTPR, LFPR) of two masks (Z, Y, X): the share of reference lesions that a predicted voxel touches, and of
     predicted lesions that touch no reference voxel. NaN where there are no such lesions.
     """
@@ -107,13 +110,13 @@ def lesion_rates(prediction: NDArray[np.bool_], reference: NDArray[np.bool_], co
     return true_positive, 1.0 - _share_touched(prediction, reference, connectivity)
 
 
-def _share_touched(lesions: NDArray[np.bool_], other: NDArray[np.bool_], connectivity: int) -> float:
+def _share_touched(lesions: NDArray[np.bool_], other: NDArray[np.bool_], connectivity: Connectivity) -> float:
     labels, count = cc3d.connected_components(lesions, connectivity=connectivity, return_N=True)
     touched = np.unique(labels[other & lesions])
     return len(touched) / count if count else math.nan
 
 
-def _case(prediction_file: Path, reference_file: Path, connectivity: int) -> dict[str, Any]:
+def _case(prediction_file: Path, reference_file: Path, connectivity: Connectivity) -> dict[str, Any]:
     reference = read_label(reference_file, {0, 1}, reference_file)
     prediction = read_label(prediction_file, {0, 1}, reference_file)
     counts = label_counts(confusion_matrix(prediction, reference, 2), 1)

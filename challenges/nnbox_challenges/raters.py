@@ -23,8 +23,7 @@ def fuse(masks: Sequence[NDArray[np.uint8]], how: Fusion) -> NDArray[np.uint8]:
     masks, by how the two differ in size.
     """
     marked = np.stack([mask != 0 for mask in masks])
-    union: NDArray[np.bool_] = marked.any(axis=0)
-    agreed: NDArray[np.bool_] = marked.all(axis=0)
+    union, agreed = np.logical_or.reduce(marked), np.logical_and.reduce(marked)
     if how == "union" or not agreed.any():
         # STAPLE has nothing to start from where the raters agree nowhere.
         return np.asarray(union if how == "union" else agreed, dtype=np.uint8)

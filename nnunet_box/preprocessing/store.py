@@ -81,7 +81,7 @@ def write_case(
     chunk = chunk_shape(patch, prepared.labels.shape)
     with write_beside(folder / case_id) as temporary:
         temporary.mkdir()
-        arrays = [("labels", prepared.labels, chunk)]
+        arrays: list[tuple[str, NDArray[Any], tuple[int, ...]]] = [("labels", prepared.labels, chunk)]
         if image_of is None:
             arrays.append(("image", prepared.image, (1, *chunk)))
         else:
