@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,12 @@ README = Path(__file__).resolve().parents[2] / "challenges" / "README.md"
 
 
 def test_adapters_are_found_through_entry_points():
-    assert {"acdc", "decathlon"} <= set(challenge_names())
-    for name in ("acdc", "decathlon"):
+    assert {"acdc", "bcv", "decathlon", "ms_lesions"} <= set(challenge_names())
+    for name in ("acdc", "bcv", "decathlon", "ms_lesions"):
         adapter = load_challenge(name)
         assert adapter.name == name
         assert adapter.title and adapter.facts.tasks
-    with pytest.raises(UsageError, match="acdc, decathlon"):
+    with pytest.raises(UsageError, match="acdc, bcv, decathlon"):
         load_challenge("nothing")
 
 
@@ -41,6 +42,8 @@ def test_all_ten_tasks_are_declared_with_the_published_counts():
 def test_adapters_never_import_torch():
     program = (
         "import sys; import nnbox_challenges.acdc, nnbox_challenges.decathlon; "
+        "import nnbox_challenges.bcv, nnbox_challenges.bcv_scores; "
+        "import nnbox_challenges.ms_lesions, nnbox_challenges.ms_lesions_scores; "
         "import nnbox_challenges.acdc_scores, nnbox_challenges.decathlon_scores; "
         "print([name for name in ('torch', 'typer', 'docker') if name in sys.modules])"
     )
@@ -53,7 +56,8 @@ def test_readme_names_the_six_and_their_state():
     rows = [line for line in text.splitlines() if line.startswith("| ") and ("ready" in line or "planned" in line)]
     assert len(rows) == 6
     ready = [row for row in rows if "ready" in row]
-    assert len(ready) == 2
+    declared = tomllib.loads((README.parents[1] / "pyproject.toml").read_text())["project"]["entry-points"]
+    assert len(ready) == len(declared["nnunet_box.challenges"])
     for name in challenge_names():
         assert any(f"`{name}`" in row for row in ready)
 
