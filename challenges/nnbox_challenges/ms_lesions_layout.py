@@ -15,7 +15,7 @@ CHANNELS = ("flair", "mprage", "pd", "t2")
 """In the order the network sees them (nnU-Net's)."""
 
 RATERS = (1, 2)
-SCAN = re.compile(r"(training|test)_?(\d+)_(\d+)(?!\d)", re.IGNORECASE)
+SCAN = re.compile(r"(training|test)_?(\d+)_(\d+)", re.IGNORECASE)
 FILE = re.compile(rf"{SCAN.pattern}_(?:({'|'.join(CHANNELS)})(_pp)?|mask(\d))", re.IGNORECASE)
 Key = TypeVar("Key", int, str)
 COMPLETE = "The copy is incomplete: unpack the download again."

@@ -347,6 +347,15 @@ def test_cross_validation_predictions_of_one_scan_count_once(source, converted, 
     assert result["raters"]["rater 1"]["dice"] == 1.0
 
 
+@pytest.mark.parametrize("name", ["training02_13_we", "TRAINING02_13_WE", "training_02_13", "Training2_13"])
+def test_predictions_are_paired_by_scan_however_it_is_written(tmp_path, name):
+    write_masks(tmp_path / "r", training02_13_mask2=[np.s_[1:3, 1, 1]], training02_01_mask2=[])
+    write_masks(tmp_path / "p", **{name: [np.s_[1:3, 1, 1]]})
+    result = MsLesions().evaluate(tmp_path / "p", tmp_path / "r")
+    assert [case["case"] for case in result["per_case"]] == ["training02_13"]
+    assert result["mean"]["dice"] == 1.0 and result["missing"] == ["training02_01"]
+
+
 def test_predictions_of_unknown_names_or_scans_are_refused(tmp_path):
     write_masks(tmp_path / "r", training01_01_mask1=[])
     write_masks(tmp_path / "p", brain=[])
