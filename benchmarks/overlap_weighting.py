@@ -35,7 +35,7 @@ def main(root: Path, name: str, model: str, number: int, most: int | None) -> No
     dataset = load_dataset(find_dataset(root, name))
     paths = Workspace(root, dataset.name)
     plan = load_plan(paths.plan)
-    held_out = set(load_or_make_folds(paths.splits, dataset.cases)[number].val)
+    held_out = set(load_or_make_folds(paths.splits, dataset)[number].val)
     configuration, variants = split_model_name(model)
     member = Member(configuration, (paths.fold(model, number) / WEIGHTS,), variants)
     load = partial(plan_network, plan=plan, device=torch.device("cpu"))

@@ -112,6 +112,22 @@ def sweep_stale(path: Path) -> int:
     return len(stale)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` a second name of the file ``source``; a copy where the file system has no hard links.
+
+    A second name costs no space. It is safe here, as files are replaced as a whole and never changed in place.
+
+    Raises
+    ------
+    OSError: the source is not there, or the disk is full.
+    """
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented UTF-8 JSON, whole or not at all. NaN becomes null-safe ``NaN`` as nnU-Net writes
     it.

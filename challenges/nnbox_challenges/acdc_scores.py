@@ -10,11 +10,11 @@ import numpy as np
 
 from nnbox_challenges.acdc_layout import PHASES, find_patients
 from nnbox_challenges.layout import children, require_folder
-from nnbox_challenges.scores import agreement, label_files, mean, pair
+from nnbox_challenges.scores import agreement, finite, label_files, mean, pair
 from nnunet_box.dataset.cases import read_label
 from nnunet_box.dataset.volumes import is_volume, read_header
 from nnunet_box.errors import InvalidData
-from nnunet_box.evaluation.metrics import SurfaceDistances, confusion_matrix, label_counts, structure_distances
+from nnunet_box.evaluation.metrics import confusion_matrix, label_counts, structure_distances
 from nnunet_box.progress import track
 
 MM3_PER_ML = 1000.0
@@ -107,18 +107,13 @@ def _case(case: str, prediction_file: Path, reference_file: Path, labels: dict[i
         empty = counts.n_pred + counts.n_ref == 0
         scores[labels[value]] = {
             "dice": 1.0 if empty else counts.dice,
-            "hausdorff_mm": 0.0 if empty else _finite(distances[value], "hausdorff"),
-            "assd_mm": 0.0 if empty else _finite(distances[value], "assd"),
+            "hausdorff_mm": 0.0 if empty else finite(distances[value].hausdorff),
+            "assd_mm": 0.0 if empty else finite(distances[value].assd),
             "volume_ml": counts.n_pred * voxel_ml,
             "reference_volume_ml": counts.n_ref * voxel_ml,
         }
     patient, _, phase = case.rpartition("_")
     return {"case": case, "patient": patient, "phase": phase, "structures": scores}
-
-
-def _finite(distances: SurfaceDistances, metric: str) -> float:
-    value = float(getattr(distances, metric))
-    return value if math.isfinite(value) else math.nan
 
 
 def _summary(cases: list[dict[str, Any]], name: str, phase: str) -> dict[str, Any]:

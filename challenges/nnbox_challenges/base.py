@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nnbox_challenges.raters import fuse
 from nnunet_box.dataset.cases import CaseRecord, CasesFile, SourceCase, case_volumes, channel_array, read_label
-from nnunet_box.dataset.challenge import ChallengeFacts, Recognition
+from nnunet_box.dataset.challenge import ChallengeFacts, ChallengeOption, Recognition
 from nnunet_box.dataset.forms import SAME_AFFINE_MM, form_problems
 from nnunet_box.dataset.geometry import Geometry
 from nnunet_box.dataset.volumes import check_gzip, read_header, save_nifti, write_labels_like
 from nnunet_box.errors import InvalidData
-from nnunet_box.files import save_json, sweep_stale, write_beside
+from nnunet_box.files import link_or_copy, save_json, sweep_stale, write_beside
 from nnunet_box.progress import track
 
 FILE_ENDING = ".nii.gz"
@@ -34,6 +35,8 @@ class Adapter(ABC):
     facts: ClassVar[ChallengeFacts]
     kept_files: ClassVar[tuple[str, ...]] = ()
     """Names of files of the download that its licence wants to travel with every copy."""
+    options: ClassVar[tuple[ChallengeOption, ...]] = ()
+    """What the constructor takes, as text by name."""
 
     @abstractmethod
     def recognise(self, folder: Path) -> Recognition:
@@ -85,11 +88,14 @@ class Adapter(ABC):
             plan = [("train", case) for case in recognition.training] + [("test", case) for case in recognition.test]
             for split, case in track(plan, f"Converting {recognition.dataset_name}"):
                 records.append(write_case(case, split, set(labels), recognition.root, temporary))
+            link_shared_images(temporary, records)
             for name in self.kept_files:
                 source = next(recognition.root.rglob(name), None)
                 if source is not None:
                     shutil.copyfile(source, temporary / name)
-            cases = CasesFile(challenge=self.name, source=str(recognition.root), cases=records)
+            cases = CasesFile(
+                challenge=self.name, source=str(recognition.root), splits=recognition.splits, cases=records
+            )
             save_json(temporary / "cases.json", cases.model_dump(mode="json"))
             # Last: a folder with a dataset.json is a data set.
             save_json(temporary / "dataset.json", self._dataset_json(recognition, labels))
@@ -131,6 +137,10 @@ def write_case(case: SourceCase, split: str, declared: set[int], root: Path, des
     suffix = "Tr" if split == "train" else "Ts"
     images = destination / f"images{suffix}"
     images.mkdir(parents=True, exist_ok=True)
+    if case.image_of is not None:
+        # The image was read and written with the other rater's label; link_shared_images adds it to this case.
+        geometry, _, header = read_header(case.reference_file)
+        return _record(case, split, root, geometry, header, _write_labels(case, geometry, declared, destination))
     for file in dict.fromkeys(channel.path for channel in case.channels):
         check_gzip(file)
     volumes = case_volumes(case)
@@ -144,10 +154,31 @@ def write_case(case: SourceCase, split: str, declared: set[int], root: Path, des
             repairs.extend(reason for reason in reasons if reason not in repairs)
         else:
             shutil.copyfile(channel.path, target)
-    if case.label is not None and split == "train":
-        target = destination / "labelsTr" / f"{case.id}{FILE_ENDING}"
-        target.parent.mkdir(exist_ok=True)
-        repairs.extend(_write_label(case.label, case.reference_file, reference.geometry, declared, target))
+    if split == "train":
+        repairs.extend(_write_labels(case, reference.geometry, declared, destination))
+    return _record(case, split, root, reference.geometry, reference.header, repairs)
+
+
+def link_shared_images(folder: Path, records: Sequence[CaseRecord]) -> None:
+    """Give every case that shares another's image (``image_of``) that image under its own name: one file on the disk,
+    and nnU-Net's raw layout all the same.
+
+    Raises
+    ------
+    OSError: the disk is full.
+    """
+    for record in records:
+        if record.image_of is None:
+            continue
+        images = folder / f"images{'Tr' if record.split == 'train' else 'Ts'}"
+        for index in range(len(record.source_images)):
+            ending = f"_{index:04d}{FILE_ENDING}"
+            link_or_copy(images / f"{record.image_of}{ending}", images / f"{record.id}{ending}")
+
+
+def _record(
+    case: SourceCase, split: str, root: Path, geometry: Geometry, header: dict[str, Any], repairs: list[str]
+) -> CaseRecord:
     return CaseRecord(
         id=case.id,
         group=case.group,
@@ -157,8 +188,9 @@ def write_case(case: SourceCase, split: str, declared: set[int], root: Path, des
         source_images=[_below(channel.path, root) for channel in case.channels],
         source_label=_below(case.label, root) if case.label is not None and split == "train" else None,
         output_name=case.output_name,
-        geometry=reference.geometry,
-        header=reference.header,
+        image_of=case.image_of,
+        geometry=geometry,
+        header=header,
         repairs=repairs,
         facts=case.facts,
     )
@@ -177,6 +209,21 @@ def reasons_to_rewrite(path: Path, geometry: Geometry, header: dict[str, Any]) -
     if header["axes"] > 3:
         reasons.append("fourth axis split into channels")
     return reasons + form_problems(geometry, header)
+
+
+def _write_labels(case: SourceCase, grid: Geometry, declared: set[int], destination: Path) -> list[str]:
+    """Write a case's label, made of several raters' where it asks for that; return what was repaired."""
+    if case.label is None:
+        return []
+    target = destination / "labelsTr" / f"{case.id}{FILE_ENDING}"
+    target.parent.mkdir(exist_ok=True)
+    if case.fusion is None:
+        return _write_label(case.label, case.reference_file, grid, declared, target)
+    files = (case.label, *case.other_labels)
+    for file in files:
+        check_gzip(file)
+    save_nifti(target, fuse([read_label(file, declared, case.reference_file) for file in files], case.fusion), grid)
+    return [f"label is the {case.fusion} of {', '.join(file.name for file in files)}"]
 
 
 def _write_label(file: Path, image: Path, grid: Geometry, declared: set[int], target: Path) -> list[str]:

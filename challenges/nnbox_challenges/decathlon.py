@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnbox_challenges.base import FILE_ENDING, Adapter
+from nnbox_challenges.bcv_layout import IMAGE as BCV_IMAGE
 from nnbox_challenges.decathlon_tasks import CAVEATS, PREFIXES, TASKS, TOLERANCES_MM, task_facts
 from nnbox_challenges.layout import (
     CHANNEL_SUFFIX,
@@ -156,6 +157,10 @@ def _lookalike(folder: Path) -> InvalidData | None:
     """Why a folder that looks like a task is none; None where it may be one or nothing at all."""
     images = folder / "imagesTr"
     json_file = folder / "dataset.json"
+    if images.is_dir() and any(BCV_IMAGE.fullmatch(strip_suffix(path)) for path in children(images)):
+        return InvalidData(
+            folder, "a Decathlon task", "BCV in MONAI's layout (imgNNNN in imagesTr)", "Convert with --challenge bcv."
+        )
     if not images.is_dir() and not json_file.is_file():
         return None
     if images.is_dir() and not json_file.is_file():

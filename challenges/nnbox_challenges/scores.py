@@ -54,6 +54,11 @@ def mean(values: Iterable[float]) -> float:
     return float(np.mean(defined)) if defined else math.nan
 
 
+def finite(distance: float) -> float:
+    """A distance, or NaN where it is infinite because one side is empty."""
+    return distance if math.isfinite(distance) else math.nan
+
+
 def agreement(predicted: Iterable[float], reference: Iterable[float]) -> dict[str, float]:
     """Correlation, bias (mean of prediction - reference) and 95 % limits of agreement (bias -/+ 1.96 SD) of paired
     values.

@@ -51,6 +51,22 @@ def names(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
+def challenge_options(given: list[str] | None) -> dict[str, str]:
+    """``["rater=union"]`` to names and values.
+
+    Raises
+    ------
+    UsageError: one without ``=``.
+    """
+    options = {}
+    for text in given or ():
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise UsageError(f"--option {text}: write NAME=VALUE.")
+        options[name.strip()] = value.strip()
+    return options
+
+
 def training_settings(budget: str | None, **options: Any) -> TrainingSettings:
     """The settings of a run from the command line's words; ``budget`` is a duration such as 25m.
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, JsonOption, WorkspaceOption
+from nnunet_box.cli.options import DEFAULT_WORKSPACE, ChallengeOptions, DatasetArgument, JsonOption, WorkspaceOption
 from nnunet_box.progress import say
 
 if TYPE_CHECKING:
-    from nnunet_box.dataset.challenge import Challenge
+    from nnunet_box.dataset.challenge import Challenge, Recognition
 
 INVALID_DATA = 3
 WIDTH_OF_A_PIPE = 200
@@ -39,6 +39,13 @@ def convert(
         str | None, typer.Option("--name", help="Name of the data set; the challenge's by default.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a data set of that name.")] = False,
+    splits: Annotated[
+        str | None,
+        typer.Option(
+            "--splits", help="groups: balanced folds of patients; nnunet: nnU-Net's own. Else the challenge's."
+        ),
+    ] = None,
+    option: ChallengeOptions = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,14 +58,17 @@ def convert(
     import re
     from dataclasses import replace
 
+    from nnunet_box.cli.common import challenge_options
     from nnunet_box.dataset.challenge import load_challenge
     from nnunet_box.errors import UsageError
 
-    adapter = load_challenge(challenge)
+    adapter = load_challenge(challenge, challenge_options(option))
     if name is not None and not re.fullmatch(NAME, name):
         raise UsageError(f"--name {name!r}: letters, digits, dot, dash and underscore only, since it names folders.")
     recognition = adapter.recognise(source)
     recognition = replace(recognition, dataset_name=name or recognition.dataset_name)
+    if splits is not None:
+        recognition = _with_splits(recognition, splits, workspace)
     destination = workspace / "datasets" / recognition.dataset_name
     _refuse_overwriting(destination, overwrite)
     for message in recognition.messages:
@@ -70,6 +80,7 @@ def convert(
         "training": len(recognition.training),
         "test": len(recognition.test),
         "groups": len(set(adapter.groups(recognition.training).values())),
+        "splits": recognition.splits,
         "channels": list(recognition.channel_names),
         "labels": {str(value): label for value, label in sorted(recognition.labels.items())},
         "messages": list(recognition.messages),
@@ -80,6 +91,20 @@ def convert(
         typer.echo(str(destination))
         say(f"{result['training']} training cases in {result['groups']} groups, {result['test']} test cases.")
         say(f"Next: nnbox train-all {recognition.dataset_name}")
+
+
+def _with_splits(recognition: Recognition, splits: str, workspace: Path) -> Recognition:
+    """The recognition with the folds asked for: before anything is converted, since folds that exist would stay."""
+    from dataclasses import replace
+
+    from nnunet_box.dataset.splits import rule_for
+    from nnunet_box.errors import UsageError
+    from nnunet_box.workspace import Workspace
+
+    existing = Workspace(workspace, recognition.dataset_name).splits
+    if existing.exists():
+        raise UsageError(f"--splits {splits}: {existing} is there and would be used. Remove it, or give --name.")
+    return replace(recognition, splits=rule_for(splits, recognition.splits))
 
 
 def _refuse_overwriting(destination: Path, overwrite: bool) -> None:
@@ -165,7 +190,8 @@ def show_challenge(
 def _as_dict(adapter: Challenge) -> dict[str, Any]:
     from dataclasses import asdict
 
-    return {"name": adapter.name, "title": adapter.title, **asdict(adapter.facts)}
+    options = [asdict(option) for option in getattr(adapter, "options", ())]
+    return {"name": adapter.name, "title": adapter.title, "options": options, **asdict(adapter.facts)}
 
 
 def _print(adapter: Challenge) -> None:
@@ -195,4 +221,8 @@ def _print(adapter: Challenge) -> None:
         ("Data", facts.obtain),
     ):
         console.print(f"  {what}: {text}", soft_wrap=True, highlight=False)
+    for option in getattr(adapter, "options", ()):
+        choices = f" ({', '.join(option.choices)})" if option.choices else ""
+        text = f"  --option {option.name}={option.default}: {option.help}{choices}"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
     console.print()

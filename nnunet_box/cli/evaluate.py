@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nnunet_box.cli.options import JsonOption
+from nnunet_box.cli.options import ChallengeOptions, JsonOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,6 +31,7 @@ def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder of predicted label maps, or one file.")],
     references: Annotated[Path, typer.Argument(help="Folder of reference label maps of the same names, or one file.")],
     challenge: Annotated[str | None, typer.Option("--challenge", help="Use this challenge's own metrics.")] = None,
+    option: ChallengeOptions = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -52,9 +53,10 @@ def evaluate(
     from nnunet_box.evaluation.comparison import compare, find_label_names, null_undefined, pair_files, read_label_names
 
     if challenge is not None:
+        from nnunet_box.cli.common import challenge_options
         from nnunet_box.dataset.challenge import load_challenge
 
-        scores = load_challenge(challenge).evaluate(predictions, references)
+        scores = load_challenge(challenge, challenge_options(option)).evaluate(predictions, references)
         _print_json(null_undefined(scores)) if as_json else _print_scores(challenge, scores)
         return
     names = read_label_names(labels) if labels is not None else find_label_names(references)

@@ -13,4 +13,10 @@ DatasetArgument = Annotated[
     str | None,
     typer.Argument(help="Name in the workspace or path to an nnU-Net v2 raw folder; the only one there if left out."),
 ]
+ChallengeOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", help="NAME=VALUE, a choice the challenge leaves open; see nnbox challenges show. May be repeated."
+    ),
+]
 DEFAULT_WORKSPACE = Path("nnbox")

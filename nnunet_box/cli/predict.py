@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nnunet_box.cli.options import JsonOption
+from nnunet_box.cli.options import ChallengeOptions, JsonOption
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +24,7 @@ def predict(
     challenge: Annotated[
         str | None, typer.Option("--challenge", help="Whose layout INPUT has; the bundle's by default.")
     ] = None,
+    option: ChallengeOptions = None,
     folds: Annotated[str | None, typer.Option("--folds", help="Only these folds' networks.")] = None,
     no_mirroring: Annotated[bool, typer.Option("--no-mirroring", help="8 times faster in 3D, a little worse.")] = False,
     plain_overlap: Annotated[
@@ -44,7 +45,7 @@ def predict(
     from functools import partial
 
     from nnunet_box.bundle import load_bundle
-    from nnunet_box.cli.common import fold_numbers
+    from nnunet_box.cli.common import challenge_options, fold_numbers
     from nnunet_box.dataset.challenge import load_challenge
     from nnunet_box.inference.ensemble import InferenceOptions
     from nnunet_box.inference.folder import Predictor, exporter, input_cases, predict_folder
@@ -52,7 +53,7 @@ def predict(
 
     loaded = load_bundle(bundle, check_weights=True)
     name = challenge or loaded.challenge
-    adapter = load_challenge(name) if name else None
+    adapter = load_challenge(name, challenge_options(option)) if name else None
     cases = input_cases(source, len(loaded.channel_names), adapter)
     numbers = fold_numbers(folds)
     members = loaded.ensemble(bundle, tuple(numbers) if numbers is not None else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,15 @@ from nnunet_box.errors import InvalidData
 
 SAME_GRID_MM = 1e-3
 """Two spacings closer than this are the same."""
+
+INTEGRAL = 1e-3
+"""A stored float this close to an integer is that label: scale factors of a header leave such remainders."""
+
+SplitRule = Literal["groups", "leave-one-group-out", "nnunet"]
+"""How cross-validation folds are made; see ``nnunet_box.dataset.splits``."""
+
+Fusion = Literal["union", "intersection", "staple"]
+"""How the labels of several raters become one."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,8 @@ class SourceCase:
     channels: in the order the network sees them. ``label``: the reference, where there is one.
     stratum: what folds should balance (ACDC's diagnosis). ``rater``: whose label it is, where there are several.
     output_name: file name the leaderboard wants for the prediction.
+    image_of: the case whose image this one shares, where two raters labelled one scan: such images are kept once.
+    fusion, other_labels: how the further raters' labels and ``label`` are made one at conversion.
     facts: further facts of the source kept in ``cases.json`` (phase, frame, ...).
     """
 
@@ -44,6 +55,9 @@ class SourceCase:
     stratum: str | None = None
     rater: str | None = None
     output_name: str = ""
+    image_of: str | None = None
+    fusion: Fusion | None = None
+    other_labels: tuple[Path, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -67,6 +81,7 @@ class CaseRecord(BaseModel):
     """Paths below the source folder, one a channel."""
     source_label: str | None = None
     output_name: str
+    image_of: str | None = None
     geometry: Geometry
     header: dict[str, Any]
     repairs: list[str] = []
@@ -79,6 +94,8 @@ class CasesFile(BaseModel):
     schema_version: int = 1
     challenge: str | None
     source: str
+    splits: SplitRule = "groups"
+    """How folds are made where there are none yet."""
     cases: list[CaseRecord]
 
 
@@ -184,8 +201,9 @@ def read_label(file: Path, declared: set[int], image: Path) -> NDArray[np.uint8]
     labels = volume.array
     if not np.issubdtype(labels.dtype, np.integer):
         rounded = np.rint(labels)
-        if np.any(rounded != labels):
-            found = f"{labels[rounded != labels][0]}"
+        off = np.abs(rounded - labels) > INTEGRAL
+        if np.any(off):
+            found = f"{labels[off][0]}"
             raise InvalidData(file, "integral label values", found, "Export the label map without interpolation.")
         labels = rounded
     unknown = sorted({int(value) for value in np.unique(labels)} - declared)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_box.dataset.cases import SourceCase
+from nnunet_box.dataset.cases import SourceCase, SplitRule
 from nnunet_box.errors import UsageError
 
 ENTRY_POINT_GROUP = "nnunet_box.challenges"
@@ -24,6 +24,7 @@ class Recognition:
     root: folder the layout starts at. dataset_name: default name of the converted data set.
     labels: value to name, 0 is background. channel_names: in channel order.
     training, test: the cases. messages: what a person should know ("41 of 100 patients").
+    splits: how folds are to be made.
     """
 
     root: Path
@@ -33,6 +34,20 @@ class Recognition:
     training: tuple[SourceCase, ...]
     test: tuple[SourceCase, ...]
     messages: tuple[str, ...] = ()
+    splits: SplitRule = "groups"
+
+
+@dataclass(frozen=True)
+class ChallengeOption:
+    """A choice an adapter leaves to the person; its class takes it as a keyword, as text.
+
+    choices: the values it takes; empty where any text may do, which the class then checks.
+    """
+
+    name: str
+    default: str
+    help: str
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,15 +117,29 @@ def challenge_names() -> list[str]:
     return sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)})
 
 
-def load_challenge(name: str) -> Challenge:
-    """The adapter of that name.
+def load_challenge(name: str, options: Mapping[str, str] | None = None) -> Challenge:
+    """The adapter of that name, with its options set.
+
+    An adapter's class says in ``options``, a tuple of ``ChallengeOption``, what it takes; most take none.
 
     Raises
     ------
-    UsageError: none is installed under the name; the message lists those that are.
+    UsageError: none is installed under the name, or it has no such option or value; the message lists those there are.
     """
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name == name:
-            challenge: Challenge = point.load()()
+            factory = point.load()
+            _check_options(name, getattr(factory, "options", ()), options or {})
+            challenge: Challenge = factory(**(options or {}))
             return challenge
     raise UsageError(f"No challenge {name!r}. Installed: {', '.join(challenge_names()) or 'none'}.")
+
+
+def _check_options(challenge: str, known: Sequence[ChallengeOption], given: Mapping[str, str]) -> None:
+    by_name = {option.name: option for option in known}
+    for name, value in given.items():
+        if name not in by_name:
+            raise UsageError(f"{challenge} has no option {name!r}. It takes: {', '.join(by_name) or 'none'}.")
+        choices = by_name[name].choices
+        if choices and value not in choices:
+            raise UsageError(f"{challenge}: {name} is one of {', '.join(choices)}, not {value!r}.")

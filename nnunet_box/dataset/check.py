@@ -179,9 +179,10 @@ def _counts(dataset: Dataset) -> Iterator[Finding]:
             "Convert the download again: nnbox convert.",
         )
     groups = len({case.group for case in dataset.cases})
-    if dataset.cases and groups < FOLDS:
+    least = 2 if dataset.splits == "leave-one-group-out" else FOLDS
+    if dataset.cases and groups < least:
         yield Finding(
-            "warning", str(file), f"at least {FOLDS} groups (patients) for cross-validation", f"{groups}", "Add cases."
+            "warning", str(file), f"at least {least} groups (patients) for cross-validation", f"{groups}", "Add cases."
         )
     if (dataset.folder / "cases.json").is_file():
         recorded = {record["id"] for record in read_json(dataset.folder / "cases.json")["cases"]}

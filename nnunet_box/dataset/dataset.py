@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from nnunet_box.dataset.cases import CaseRecord, CasesFile, ChannelFile, SourceCase
+from nnunet_box.dataset.cases import CaseRecord, CasesFile, ChannelFile, SourceCase, SplitRule
 from nnunet_box.dataset.volumes import is_volume, strip_suffix
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.files import read_json
@@ -20,7 +20,7 @@ class Dataset:
     """A raw data set on disk.
 
     channel_names: in channel order; "CT" (any case) gets CT normalisation. labels: value to name, 0 is background.
-    cases: training cases, sorted by id. test_cases: sorted by id, without labels.
+    cases: training cases, sorted by id. test_cases: sorted by id, without labels. splits: how folds are made.
     """
 
     folder: Path
@@ -31,6 +31,7 @@ class Dataset:
     challenge: str | None
     cases: tuple[SourceCase, ...]
     test_cases: tuple[SourceCase, ...]
+    splits: SplitRule = "groups"
 
     @property
     def foreground_labels(self) -> tuple[int, ...]:
@@ -73,7 +74,8 @@ def load_dataset(folder: Path, report: Report = _refuse) -> Dataset:
     facts = {record.id: record for record in records.cases} if records else {}
     cases = _folder_cases(folder / "imagesTr", len(channels), ending, folder / "labelsTr", facts, report)
     tests = _folder_cases(folder / "imagesTs", len(channels), ending, None, facts, report)
-    return Dataset(folder, folder.name, channels, labels, ending, records.challenge if records else None, cases, tests)
+    challenge, splits = (records.challenge, records.splits) if records else (None, "groups")
+    return Dataset(folder, folder.name, channels, labels, ending, challenge, cases, tests, splits)
 
 
 def _labels(file: Path, declared: dict[str, Any]) -> dict[int, str]:
@@ -142,6 +144,7 @@ def _folder_cases(
                 stratum=record.stratum if record else None,
                 rater=record.rater if record else None,
                 output_name=record.output_name if record else f"{case_id}{ending}",
+                image_of=record.image_of if record and record.image_of in found else None,
                 facts=dict(record.facts) if record else {},
             )
         )

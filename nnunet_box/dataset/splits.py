@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from nnunet_box.dataset.cases import SourceCase
-from nnunet_box.errors import InvalidData
+from nnunet_box.dataset.cases import SourceCase, SplitRule
+from nnunet_box.dataset.dataset import Dataset
+from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.files import read_json, write_json
 
 FOLDS = 5
@@ -36,15 +37,12 @@ def group_folds(cases: Sequence[SourceCase], folds: int = FOLDS, seed: int = SEE
     ------
     InvalidData: fewer groups than folds.
     """
+    _require_groups(cases, folds)
     strata: dict[str, list[str]] = {}
     sizes = Counter(case.group for case in cases)
     stratum_of = {case.group: case.stratum or "" for case in cases}
     for group in sorted(stratum_of):
         strata.setdefault(stratum_of[group], []).append(group)
-    if len(stratum_of) < folds:
-        raise InvalidData(
-            "splits", f"at least {folds} groups (patients)", f"{len(stratum_of)}", "Add cases or use fewer folds."
-        )
     random = np.random.default_rng(seed)
     held_out: list[list[str]] = [[] for _ in range(folds)]
     load = [0] * folds
@@ -55,12 +53,77 @@ def group_folds(cases: Sequence[SourceCase], folds: int = FOLDS, seed: int = SEE
             dealt[fold] += 1
             load[fold] += sizes[str(group)]
             held_out[fold].append(str(group))
+    return _folds(cases, held_out)
+
+
+def leave_one_group_out(cases: Sequence[SourceCase]) -> list[Fold]:
+    """As many folds as groups; fold f validates the f-th group by name (paper: the five patients of the MS lesion
+    challenge).
+
+    Raises
+    ------
+    InvalidData: one group only.
+    """
+    _require_groups(cases, 2)
+    return _folds(cases, [[group] for group in sorted({case.group for case in cases})])
+
+
+def nnunet_folds(cases: Sequence[SourceCase], folds: int = FOLDS) -> list[Fold]:
+    """nnU-Net's own split, fold for fold: scikit-learn's ``KFold(5, shuffle=True, random_state=12345)``.
+
+    Over the sorted case ids; where a group has several cases, over the sorted groups, as nnU-Net v1 does for ACDC's
+    patients, since over the cases it would leak.
+
+    Raises
+    ------
+    InvalidData: fewer groups than folds.
+    """
+    _require_groups(cases, folds)
+    by_id = {case.id: case.group for case in cases}
+    groups = sorted(set(by_id.values()))
+    if len(groups) == len(cases):
+        groups = [by_id[case_id] for case_id in sorted(by_id)]
+    order = np.arange(len(groups))
+    np.random.RandomState(SEED).shuffle(order)
+    # KFold's sizes: the first n % k folds hold one more.
+    return _folds(cases, [[groups[index] for index in part] for part in np.array_split(order, folds)])
+
+
+def _require_groups(cases: Sequence[SourceCase], least: int) -> None:
+    groups = len({case.group for case in cases})
+    if groups < least:
+        raise InvalidData("splits", f"at least {least} groups (patients)", f"{groups}", "Add cases or use fewer folds.")
+
+
+def _folds(cases: Sequence[SourceCase], held_out: Sequence[Sequence[str]]) -> list[Fold]:
+    """A fold for each list of groups that is held out; ids sorted."""
     result = []
     for groups in held_out:
         val = sorted(case.id for case in cases if case.group in groups)
         train = sorted(case.id for case in cases if case.group not in groups)
         result.append(Fold(train=train, val=val))
     return result
+
+
+def rule_for(wanted: str, of_challenge: SplitRule) -> SplitRule:
+    """The rule a person's word stands for. nnU-Net leaves one patient out where the challenge's rule says so: that rule
+    is then its own split.
+
+    Raises
+    ------
+    UsageError: neither ``groups`` nor ``nnunet``.
+    """
+    if wanted == "nnunet":
+        return of_challenge if of_challenge == "leave-one-group-out" else "nnunet"
+    if wanted == "groups":
+        return "groups"
+    raise UsageError(f"splits {wanted!r}: groups or nnunet.")
+
+
+def make_folds(dataset: Dataset) -> list[Fold]:
+    """New folds, by the rule of the data set's ``cases.json``; raises as the rule's function."""
+    rules = {"groups": group_folds, "leave-one-group-out": leave_one_group_out, "nnunet": nnunet_folds}
+    return rules[dataset.splits](dataset.cases)
 
 
 def check_folds(folds: Sequence[Fold], cases: Sequence[SourceCase], file: Path | str = "splits.json") -> None:
@@ -113,13 +176,13 @@ def read_folds(file: Path) -> list[Fold]:
         ) from error
 
 
-def load_or_make_folds(file: Path, cases: Sequence[SourceCase]) -> list[Fold]:
+def load_or_make_folds(file: Path, dataset: Dataset) -> list[Fold]:
     """Read ``splits.json`` (nnU-Net's ``splits_final.json`` has the same shape) or write a new one; always checked."""
     if file.exists():
         folds = read_folds(file)
-        check_folds(folds, cases, file)
+        check_folds(folds, dataset.cases, file)
         return folds
-    folds = group_folds(cases)
-    check_folds(folds, cases, file)
+    folds = make_folds(dataset)
+    check_folds(folds, dataset.cases, file)
     write_json(file, [fold.model_dump() for fold in folds])
     return folds

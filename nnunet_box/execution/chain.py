@@ -43,7 +43,7 @@ def training_tasks(
     input is the prediction of the network that has not seen it.
     """
     names = check_configurations(plan, configurations)
-    every = range(len(load_or_make_folds(workspace.splits, dataset.cases)))
+    every = range(len(load_or_make_folds(workspace.splits, dataset)))
     wanted = folds if folds is not None else every
     needed = {plan.previous_stage_of(name) for name in names}
     tasks = [

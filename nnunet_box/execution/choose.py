@@ -31,7 +31,7 @@ def select_dataset(
     UsageError: nothing is trained yet. InvalidData: a fold asked for is not there.
     """
     plan = load_plan(workspace.plan)
-    splits = load_or_make_folds(workspace.splits, dataset.cases)
+    splits = load_or_make_folds(workspace.splits, dataset)
     done = {name: finished_folds(workspace, name, len(splits)) for name in configurations or plan.models}
     names = list(configurations) if configurations else [name for name, finished in done.items() if finished]
     if not names:
@@ -67,7 +67,7 @@ def bundle_dataset(workspace: Workspace, dataset: Dataset) -> Bundle:
         before = plan.previous_stage_of(configuration)
         if before is not None:
             # Whatever folds were selected over: a cascade was trained on the predictions of all of them.
-            folds = range(len(load_or_make_folds(workspace.splits, dataset.cases)))
+            folds = range(len(load_or_make_folds(workspace.splits, dataset)))
             model = model_name(before, variants)
             previous[model] = _weights(workspace, model, folds)
     return write_bundle(

@@ -23,7 +23,7 @@ from nnunet_box.execution.folds import (
 )
 from nnunet_box.execution.prepare import existing_plan, prepare_previous_stage, preprocess_dataset
 from nnunet_box.execution.stage import STAGE_FILE, is_done, stage
-from nnunet_box.files import read_json
+from nnunet_box.files import link_or_copy, read_json
 from nnunet_box.inference.ensemble import InferenceOptions, Member, predict_case
 from nnunet_box.inference.export import PROBABILITIES_SUFFIX
 from nnunet_box.inference.torch_runtime import choose_device, plan_network
@@ -51,7 +51,7 @@ def train_fold(
     InvalidData: a case or a file of the workspace that is not what it should be.
     """
     plan = existing_plan(workspace, dataset)
-    folds = load_or_make_folds(workspace.splits, dataset.cases)
+    folds = load_or_make_folds(workspace.splits, dataset)
     if not 0 <= settings.fold < len(folds):
         raise UsageError(f"--fold {settings.fold}: this data set has folds 0 to {len(folds) - 1}.")
     previous = previous_predictions(workspace, dataset, plan, settings.configuration, settings.variants)
@@ -134,7 +134,10 @@ def validate_fold(
     load = partial(plan_network, plan=plan, device=choose_device(settings.device))
     member = Member(settings.configuration, (weights,), settings.variants)
     held_out = [cases[case_id] for case_id in fold.val]
+    ids = set(fold.val)
     for case in track(held_out, f"Validate {settings.model} fold {settings.fold}"):
+        if case.image_of in ids:
+            continue
         image, geometry = read_image(case)
         before = None if previous is None else read_label(previous[case.id], set(plan.labels), case.reference_file)
         labels = predict_case(
@@ -148,5 +151,10 @@ def validate_fold(
             before,
         )
         write_labels_like(prediction_file(folder, case), labels, case.reference_file)
+    # Another rater's label of a scan: the same prediction, scored against it as well.
+    for case in held_out:
+        if case.image_of in ids:
+            link_or_copy(prediction_file(folder, cases[case.image_of]), prediction_file(folder, case))
+            link_or_copy(folder / f"{case.image_of}{PROBABILITIES_SUFFIX}", folder / f"{case.id}{PROBABILITIES_SUFFIX}")
     pairs = [(case.id, prediction_file(folder, case), case.label) for case in held_out if case.label is not None]
     write_summary(summarise_pairs(pairs, plan.labels), folder / "summary.json")

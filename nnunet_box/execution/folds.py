@@ -35,7 +35,7 @@ def fold_key(
 
     previous: for a cascade, the label maps of its first stage (see ``previous_predictions``).
     """
-    fold = load_or_make_folds(workspace.splits, dataset.cases)[settings.fold]
+    fold = load_or_make_folds(workspace.splits, dataset)[settings.fold]
     values = asdict(replace(settings, device="", workers=None, checkpoint_seconds=0))
     configuration = plan.configuration_of(settings.configuration).model_dump(mode="json")
     before = [] if previous is None else [content_key(previous)]
@@ -72,7 +72,7 @@ def previous_predictions(
     cases = {case.id: case for case in dataset.cases}
     missing: list[int] = []
     found: dict[str, Path] = {}
-    for number, fold in enumerate(load_or_make_folds(workspace.splits, dataset.cases)):
+    for number, fold in enumerate(load_or_make_folds(workspace.splits, dataset)):
         folder = workspace.fold(model, number)
         files = {case: prediction_file(folder / "validation", cases[case]) for case in fold.val}
         if is_of_this_plan(workspace, dataset, plan, folder) and all(file.is_file() for file in files.values()):

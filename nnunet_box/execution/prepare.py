@@ -139,8 +139,10 @@ def _fill(
     marker.write_text(key)
     todo = [case for case in cases if not has(folder, case.id)]
     with stage(folder, key, {**parameters, "cases": len(cases)}):
-        for _ in map_cases(store, todo, what, processes):
-            pass
+        # A case that shares another's image comes after it.
+        for part in ([case for case in todo if not case.image_of], [case for case in todo if case.image_of]):
+            for _ in map_cases(store, part, what, processes):
+                pass
 
 
 def _store_case(case: SourceCase, folder: Path, plan: Plan, configuration: str) -> None:
@@ -148,7 +150,8 @@ def _store_case(case: SourceCase, folder: Path, plan: Plan, configuration: str) 
     assert case.label is not None
     labels = read_label(case.label, set(plan.labels), case.reference_file)
     chosen = plan.configurations[configuration]
-    write_case(folder, case.id, prepare_case(image, geometry.spacing, labels, plan, chosen), chosen.patch_size)
+    prepared = prepare_case(image, geometry.spacing, labels, plan, chosen)
+    write_case(folder, case.id, prepared, chosen.patch_size, case.image_of)
 
 
 def _store_previous(case: SourceCase, folder: Path, plan: Plan, entry: str, predictions: Mapping[str, Path]) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from nnunet_box.errors import InvalidData
-from nnunet_box.files import write_beside
+from nnunet_box.files import link_or_copy, write_beside
 from nnunet_box.preprocessing.pipeline import PreparedCase
 
 MOST_LOCATIONS = 10_000
@@ -65,9 +65,13 @@ def chunk_shape(patch: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ..
     return tuple(min(edge, size) for edge, size in zip(edges, shape, strict=True))
 
 
-def write_case(folder: Path, case_id: str, prepared: PreparedCase, patch: tuple[int, ...]) -> None:
+def write_case(
+    folder: Path, case_id: str, prepared: PreparedCase, patch: tuple[int, ...], image_of: str | None = None
+) -> None:
     """Write one case as a folder ``<case>/`` of ``image.b2nd``, ``labels.b2nd`` and ``locations.safetensors``, whole
     or not at all.
+
+    image_of: a case of the store whose image this one shares; it is linked, not written again.
 
     Raises
     ------
@@ -77,10 +81,12 @@ def write_case(folder: Path, case_id: str, prepared: PreparedCase, patch: tuple[
     chunk = chunk_shape(patch, prepared.labels.shape)
     with write_beside(folder / case_id) as temporary:
         temporary.mkdir()
-        for name, array, chunks in (
-            ("image", prepared.image, (1, *chunk)),
-            ("labels", prepared.labels, chunk),
-        ):
+        arrays: list[tuple[str, NDArray[Any], tuple[int, ...]]] = [("labels", prepared.labels, chunk)]
+        if image_of is None:
+            arrays.append(("image", prepared.image, (1, *chunk)))
+        else:
+            link_or_copy(folder / image_of / "image.b2nd", temporary / "image.b2nd")
+        for name, array, chunks in arrays:
             blosc2.asarray(
                 np.ascontiguousarray(array),
                 urlpath=str(temporary / f"{name}.b2nd"),

@@ -17,12 +17,13 @@ README = Path(__file__).resolve().parents[2] / "challenges" / "README.md"
 
 
 def test_adapters_are_found_through_entry_points():
-    assert {"acdc", "decathlon", "promise12"} <= set(challenge_names())
-    for name in ("acdc", "decathlon", "promise12"):
+    ours = ("acdc", "bcv", "decathlon", "lits", "ms_lesions", "promise12")
+    assert set(ours) <= set(challenge_names())
+    for name in ours:
         adapter = load_challenge(name)
         assert adapter.name == name
         assert adapter.title and adapter.facts.tasks
-    with pytest.raises(UsageError, match="acdc, decathlon"):
+    with pytest.raises(UsageError, match="acdc, bcv, decathlon"):
         load_challenge("nothing")
 
 
@@ -65,6 +66,8 @@ def test_each_task_is_declared_as_published():
 def test_adapters_never_import_torch():
     program = (
         "import sys; import nnbox_challenges.acdc, nnbox_challenges.decathlon, nnbox_challenges.promise12; "
+        "import nnbox_challenges.bcv, nnbox_challenges.bcv_scores; "
+        "import nnbox_challenges.ms_lesions, nnbox_challenges.ms_lesions_scores; "
         "import nnbox_challenges.acdc_scores, nnbox_challenges.decathlon_scores, nnbox_challenges.promise12_scores; "
         "print([name for name in ('torch', 'typer', 'docker') if name in sys.modules])"
     )

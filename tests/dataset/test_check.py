@@ -398,4 +398,4 @@ def test_folds_that_cannot_be_read_are_refused_by_training_too(toy, tmp_path):
 
     (tmp_path / "splits.json").write_text("[3]")
     with pytest.raises(InvalidData, match="a list of folds"):
-        load_or_make_folds(tmp_path / "splits.json", load_dataset(toy).cases)
+        load_or_make_folds(tmp_path / "splits.json", load_dataset(toy))

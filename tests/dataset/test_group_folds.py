@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_box.dataset.cases import ChannelFile, SourceCase
+from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.dataset.splits import Fold, check_folds, group_folds, load_or_make_folds
 from nnunet_box.errors import InvalidData
 
@@ -71,11 +72,14 @@ def test_folds_that_leak_or_do_not_fit_are_refused(damage, expected):
 
 
 def test_splits_file_is_written_once_and_checked_when_read(tmp_path):
+    def dataset(cases):
+        return Dataset(Path("d"), "d", ("MR",), {0: "background", 1: "x"}, ".nii.gz", None, tuple(cases), ())
+
     cases = cohort()
     file = tmp_path / "splits.json"
-    folds = load_or_make_folds(file, cases)
+    folds = load_or_make_folds(file, dataset(cases))
     before = file.read_bytes()
-    assert load_or_make_folds(file, cases) == folds
+    assert load_or_make_folds(file, dataset(cases)) == folds == group_folds(cases)
     assert file.read_bytes() == before
     with pytest.raises(InvalidData, match="ids of this data set"):
-        load_or_make_folds(file, cohort(patients=19))
+        load_or_make_folds(file, dataset(cohort(patients=19)))

@@ -180,7 +180,7 @@ def test_every_case_gets_the_prediction_of_the_network_that_has_not_seen_it(
             file = workspace.fold(LOW_MODEL, number) / "validation" / f"{case.id}.nii.gz"
             file.touch()
     mark(workspace, dataset)
-    folds = load_or_make_folds(workspace.splits, dataset.cases)
+    folds = load_or_make_folds(workspace.splits, dataset)
     held_out = {case: number for number, fold in enumerate(folds) for case in fold.val}
     given: dict[str, int] = {}
     predict = fold_module.predict_case

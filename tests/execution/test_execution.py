@@ -128,7 +128,7 @@ def test_the_chain_ends_in_a_bundle_and_does_nothing_twice(
     assert bundle.challenge == "acdc"
     assert tuple(member.configuration for member in bundle.members) == selection.chosen
     assert all([entry.fold for entry in member.weights] == [0, 1] for member in bundle.members)
-    folds = load_or_make_folds(workspace.splits, dataset.cases)
+    folds = load_or_make_folds(workspace.splits, dataset)
     validated = {path.name.split(".")[0] for path in (workspace.fold("2d", 0) / "validation").glob("*.nii.gz")}
     assert validated == set(folds[0].val)
     assert not {case.split("_")[0] for case in folds[0].val} & {case.split("_")[0] for case in folds[0].train}
