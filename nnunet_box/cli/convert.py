@@ -65,11 +65,13 @@ def convert(
     from dataclasses import replace
 
     from nnunet_box.dataset.challenge import load_challenge
+    from nnunet_box.dataset.untrusted import check_source
     from nnunet_box.errors import UsageError
 
     adapter = load_challenge(challenge)
     if name is not None and not re.fullmatch(NAME, name):
         raise UsageError(f"--name {name!r}: letters, digits, dot, dash and underscore only, since it names folders.")
+    check_source(source)
     recognition = adapter.recognise(source)
     recognition = replace(recognition, dataset_name=name or recognition.dataset_name)
     destination = workspace / "datasets" / recognition.dataset_name
