@@ -7,7 +7,7 @@ import math
 import os
 import zlib
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import nibabel
 import numpy as np
@@ -64,8 +64,9 @@ def check_source(source: Path) -> None:
                 )
 
 
-def nifti_bytes(path: Path) -> int | None:
-    """Bytes that a NIfTI header claims for itself, its extensions and its voxels; None where it is no such header.
+def nifti_claim(path: Path) -> tuple[int, tuple[int, ...]] | None:
+    """Bytes that a NIfTI header claims for itself, its extensions and its voxels, and their shape (X, Y, Z, ...); None
+    where it is no such header.
 
     Raises
     ------
@@ -79,9 +80,9 @@ def nifti_bytes(path: Path) -> int | None:
         return None
 
 
-def _claimed(path: Path, stream: IO[bytes]) -> int | None:
+def _claimed(path: Path, stream: IO[bytes] | gzip.GzipFile) -> tuple[int, tuple[int, ...]] | None:
     raw = stream.read(nibabel.Nifti2Header.sizeof_hdr)
-    kinds = (nibabel.Nifti1Header, nibabel.Nifti2Header)
+    kinds: tuple[Any, ...] = (nibabel.Nifti1Header, nibabel.Nifti2Header)
     sizes = {int.from_bytes(raw[:4], "little"), int.from_bytes(raw[:4], "big")}
     kind = next((kind for kind in kinds if kind.sizeof_hdr in sizes and len(raw) >= kind.sizeof_hdr), None)
     if kind is None:
@@ -100,8 +101,8 @@ def _claimed(path: Path, stream: IO[bytes]) -> int | None:
         at += size
         stream.seek(at)
     axes = min(max(int(header["dim"][0]), 0), 7)
-    voxels = math.prod(int(length) for length in header["dim"][1 : axes + 1])
-    return int(start) + voxels * int(header["bitpix"]) // 8
+    shape = tuple(int(length) for length in header["dim"][1 : axes + 1])
+    return int(start) + math.prod(shape) * int(header["bitpix"]) // 8, shape
 
 
 def check_nifti_claim(path: Path) -> None:
@@ -111,8 +112,11 @@ def check_nifti_claim(path: Path) -> None:
     ------
     InvalidData: the claim, and the size of the file.
     """
-    claim, size = nifti_bytes(path), path.stat().st_size
-    if claim is not None and path.name.lower().endswith(".gz") and claim > size * MOST_COMPRESSED + TRAILING:
-        raise InvalidData(
-            path, f"no more voxels than {size} compressed bytes can hold", f"a header that claims {claim} bytes", AGAIN
-        )
+    claim, size = nifti_claim(path), path.stat().st_size
+    if claim is None:
+        return
+    claimed, shape = claim
+    compressed = path.name.lower().endswith(".gz")
+    if claimed > (size * MOST_COMPRESSED + TRAILING if compressed else size):
+        found = f"data that ends early: a header that claims {claimed} bytes, in a file of {size}"
+        raise InvalidData(path, f"voxels of shape {shape}", found, AGAIN)

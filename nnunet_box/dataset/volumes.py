@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_box.dataset.geometry import Geometry
-from nnunet_box.dataset.untrusted import TRAILING, check_nifti_claim, nifti_bytes
+from nnunet_box.dataset.untrusted import TRAILING, check_nifti_claim, nifti_claim
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.files import write_beside
 
@@ -166,16 +166,16 @@ def check_gzip(path: Path) -> None:
     """
     if not path.name.lower().endswith(".gz"):
         return
-    claim = nifti_bytes(path) if path.is_file() else None
+    claim = nifti_claim(path) if path.is_file() else None
     length = 0
     try:
         with gzip.open(path) as stream:
             while chunk := stream.read(GZIP_CHUNK):
                 length += len(chunk)
-                if claim is not None and length > claim + TRAILING:
+                if claim is not None and length > claim[0] + TRAILING:
                     raise InvalidData(
                         path,
-                        f"a stream of {claim} bytes, as its header claims",
+                        f"a stream of {claim[0]} bytes, as its header claims",
                         "one that goes on",
                         "Copy it again from the download.",
                     )
