@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -100,12 +100,12 @@ def verify(
         raise typer.Exit(VERIFICATION_FAILED)
 
 
-def _tell(findings: Sequence[Finding], told: dict[str, object], as_json: bool) -> None:
+def _tell(findings: Sequence[Finding], told: Mapping[str, object], as_json: bool) -> None:
     from dataclasses import asdict
 
     if as_json:
         listed = [asdict(finding) for finding in findings]
-        typer.echo(json.dumps(told | {"findings": listed}, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(dict(told) | {"findings": listed}, indent=1, ensure_ascii=False))
         return
     for finding in findings:
         typer.echo(

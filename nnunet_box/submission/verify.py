@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 
@@ -205,7 +206,7 @@ def _content(file: Path, item: Wanted, image: Geometry, form: SubmissionForm) ->
         yield Finding("error", name, f"{form.dtype} voxels", stored, AGAIN)
         return
     if stored != form.dtype:
-        severity = "warning" if np.dtype(stored).kind in "iu" else "error"
+        severity: Literal["error", "warning"] = "warning" if np.dtype(stored).kind in "iu" else "error"
         yield Finding(severity, name, f"{form.dtype} voxels", stored, AGAIN)
     yield from _labels(name, volume, item)
 
@@ -219,7 +220,7 @@ def _grid(name: str, grid: Geometry, image: Geometry, form: SubmissionForm) -> I
     if not np.allclose(grid.spacing, image.spacing, atol=SPACING_MM):
         expected = f"spacing {_numbers(image.spacing[::-1])} mm"
         yield Finding("error", name, expected, f"{_numbers(grid.spacing[::-1])} mm", "Copy the image's header.")
-    severity = "error" if form.same_affine else "warning"
+    severity: Literal["error", "warning"] = "error" if form.same_affine else "warning"
     if not np.allclose(grid.origin, image.origin, atol=ORIGIN_MM):
         expected = f"an affine with origin {_numbers(image.origin)} mm (LPS)"
         yield Finding(severity, name, expected, f"{_numbers(grid.origin)}", "Copy the image's header.")
