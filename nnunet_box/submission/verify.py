@@ -133,10 +133,10 @@ def _members(archive: zipfile.ZipFile, names: set[str]) -> tuple[dict[str, zipfi
         else:
             strangers.append(info)
     for info in strangers:
-        name, finding = _meant(info, names - set(members))
+        meant, finding = _meant(info, names - set(members))
         findings.append(finding)
-        if name is not None:
-            members[name] = info
+        if meant is not None:
+            members[meant] = info
     return members, findings
 
 
