@@ -41,6 +41,19 @@ class Acdc(Adapter):
             "humanheart-project.creatis.insa-lyon.fr/database: ACDC.zip; "
             "unpack and give the folder that holds training and testing"
         ),
+        certainty={
+            "labels": "verified",
+            "counts": "verified",
+            "group": "verified",
+            "metrics": "verified",
+            "distances of an empty structure": "secondary",
+            "submission": "verified",
+            "voxel type and header": "secondary",
+            "layout and size limit of the zip": "memory",
+            "licence": "secondary",
+            "reference": "verified",
+            "obtain": "secondary",
+        },
     )
 
     def recognise(self, folder: Path) -> Recognition:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nnbox_challenges.raters import fuse
 from nnunet_box.dataset.cases import CaseRecord, CasesFile, SourceCase, case_volumes, channel_array, read_label
-from nnunet_box.dataset.challenge import ChallengeFacts, ChallengeOption, Recognition
+from nnunet_box.dataset.challenge import ChallengeFacts, ChallengeOption, Recognition, SubmissionPart
 from nnunet_box.dataset.forms import SAME_AFFINE_MM, form_problems
 from nnunet_box.dataset.geometry import Geometry
 from nnunet_box.dataset.volumes import check_gzip, read_header, save_nifti, write_labels_like
@@ -55,6 +55,12 @@ class Adapter(ABC):
     def groups(self, cases: Sequence[SourceCase]) -> dict[str, str]:
         """Case id to what must stay on one side of a split."""
         return {case.id: case.group for case in cases}
+
+    def submission(self, test_folder: Path) -> tuple[SubmissionPart, ...]:
+        """All test cases, in the folder that the form declares; for challenges of one task."""
+        task = self.facts.tasks[0]
+        folder = self.facts.form.folder.format(task=task.name)
+        return (SubmissionPart(task, folder, self.test_cases(test_folder, len(task.channels))),)
 
     def export(self, labels: NDArray[np.uint8], case: SourceCase, output: Path) -> Path:
         """Write one prediction (Z, Y, X) into the folder ``output`` under the leaderboard's name; return the file.

@@ -24,7 +24,7 @@ from nnbox_challenges.layout import (
     volume_at,
 )
 from nnunet_box.dataset.cases import ChannelFile, SourceCase
-from nnunet_box.dataset.challenge import ChallengeFacts, Recognition, TaskFacts
+from nnunet_box.dataset.challenge import ChallengeFacts, Recognition, SubmissionForm, SubmissionPart, TaskFacts
 from nnunet_box.dataset.volumes import is_volume, read_header, strip_suffix
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import read_json
@@ -49,6 +49,21 @@ class Decathlon(Adapter):
         licence="CC-BY-SA 4.0",
         reference="Antonelli et al., Nature Communications 13, 4128 (2022); Simpson et al., arXiv:1902.09063",
         obtain="medicaldecathlon.com: one tar per task; unpack and give its folder",
+        form=SubmissionForm(folder="{task}"),
+        certainty={
+            "labels": "verified",
+            "counts": "secondary",
+            "group": "inferred",
+            "metrics": "verified",
+            "surface Dice tolerances": "memory",
+            "submission": "secondary",
+            "file names": "inferred",
+            "all ten tasks needed": "inferred",
+            "voxel type": "memory",
+            "licence": "verified",
+            "reference": "verified",
+            "obtain": "verified",
+        },
     )
 
     def __init__(self, tolerances: Mapping[str, float] = TOLERANCES_MM) -> None:
@@ -100,6 +115,12 @@ class Decathlon(Adapter):
                     "Give the images of the task the model was trained on.",
                 )
         return tuple(_case(file, channels, None) for file in files)
+
+    def submission(self, test_folder: Path) -> tuple[SubmissionPart, ...]:
+        """One part a task; see ``decathlon_archive.parts``."""
+        from nnbox_challenges.decathlon_archive import parts
+
+        return parts(test_folder, self.facts.form.folder, task_name, self.test_cases)
 
     def _dataset_json(self, recognition: Recognition, labels: dict[int, str]) -> dict[str, Any]:
         """As every adapter's, with what the download says about itself."""

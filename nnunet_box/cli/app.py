@@ -9,6 +9,7 @@ import typer
 
 from nnunet_box.cli import (
     ablate,
+    archive,
     build_submission,
     convert,
     demo,
@@ -44,6 +45,7 @@ for group in (
     predict,
     evaluate,
     build_submission,
+    archive,
     status,
     demo,
     doctor,

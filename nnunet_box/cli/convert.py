@@ -19,6 +19,19 @@ INVALID_DATA = 3
 WIDTH_OF_A_PIPE = 200
 """Columns where stdout is no terminal: a table that is read by a program must not be cut at 80."""
 
+NOT_STATED = "not stated"
+FACTS = (
+    ("labels", "Labels"),
+    ("counts", "Counts"),
+    ("group", "Kept together"),
+    ("metrics", "Metrics"),
+    ("submission", "Submission"),
+    ("licence", "Licence"),
+    ("reference", "Cite"),
+    ("obtain", "Get the data"),
+)
+"""Facts with a certainty of their own, and how they are called when they are printed."""
+
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 
 
@@ -60,11 +73,13 @@ def convert(
 
     from nnunet_box.cli.common import challenge_options
     from nnunet_box.dataset.challenge import load_challenge
+    from nnunet_box.dataset.untrusted import check_source
     from nnunet_box.errors import UsageError
 
     adapter = load_challenge(challenge, challenge_options(option))
     if name is not None and not re.fullmatch(NAME, name):
         raise UsageError(f"--name {name!r}: letters, digits, dot, dash and underscore only, since it names folders.")
+    check_source(source)
     recognition = adapter.recognise(source)
     recognition = replace(recognition, dataset_name=name or recognition.dataset_name)
     if splits is not None:
@@ -177,7 +192,7 @@ def list_challenges(context: typer.Context, as_json: JsonOption = False) -> None
 def show_challenge(
     name: Annotated[str, typer.Argument(help="Name of the challenge.")], as_json: JsonOption = False
 ) -> None:
-    """One challenge: labels, channels, counts, metrics, submission form, licence, where to get the data."""
+    """One challenge: how to get the data, what to cite, what to upload, and how sure each fact is."""
     from nnunet_box.dataset.challenge import load_challenge
 
     adapter = load_challenge(name)
@@ -190,8 +205,10 @@ def show_challenge(
 def _as_dict(adapter: Challenge) -> dict[str, Any]:
     from dataclasses import asdict
 
+    facts = adapter.facts
+    sure = {fact: facts.certainty.get(fact, NOT_STATED) for fact, _ in FACTS} | dict(facts.certainty)
     options = [asdict(option) for option in getattr(adapter, "options", ())]
-    return {"name": adapter.name, "title": adapter.title, "options": options, **asdict(adapter.facts)}
+    return {"name": adapter.name, "title": adapter.title, "options": options, **asdict(facts), "certainty": sure}
 
 
 def _print(adapter: Challenge) -> None:
@@ -212,15 +229,18 @@ def _print(adapter: Challenge) -> None:
         labels = ", ".join(f"{value} {label}" for value, label in task.labels.items() if value)
         table.add_row(task.name, ", ".join(task.channels), labels, *counts)
     console.print(table)
-    for what, text in (
-        ("Kept together", facts.group),
-        ("Metrics", facts.metrics),
-        ("Submission", facts.submission),
-        ("Licence", facts.licence),
-        ("Reference", facts.reference),
-        ("Data", facts.obtain),
-    ):
-        console.print(f"  {what}: {text}", soft_wrap=True, highlight=False)
+    for fact, what in FACTS:
+        text = getattr(facts, fact, "as in the table")
+        sure = facts.certainty.get(fact, NOT_STATED)
+        console.print(f"  {what}: {text} [{sure}]", soft_wrap=True, highlight=False, markup=False)
+    details = [f"{fact} [{sure}]" for fact, sure in facts.certainty.items() if fact not in dict(FACTS)]
+    if details:
+        console.print(f"  Details: {', '.join(details)}", soft_wrap=True, highlight=False, markup=False)
+    form = facts.form
+    place = f"in the folder {form.folder.format(task='TASK')}" if form.folder else "at its root"
+    console.print(f"  Upload: one zip, files {place}, {form.dtype}", soft_wrap=True, highlight=False, markup=False)
+    command = f"nnbox build-submission archive --challenge {adapter.name} PREDICTIONS --test-folder DIR"
+    console.print(f"  Make it: {command}", soft_wrap=True, highlight=False, markup=False)
     for option in getattr(adapter, "options", ()):
         choices = f" ({', '.join(option.choices)})" if option.choices else ""
         text = f"  --option {option.name}={option.default}: {option.help}{choices}"

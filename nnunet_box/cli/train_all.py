@@ -93,8 +93,10 @@ def _converted(workspace: Path, dataset: str | None, challenge: str | None, sour
     if challenge is None:
         raise UsageError("--source needs --challenge: whose download is it?")
     from nnunet_box.dataset.challenge import load_challenge
+    from nnunet_box.dataset.untrusted import check_source
 
     adapter = load_challenge(challenge)
+    check_source(source)
     recognition = adapter.recognise(source)
     name = dataset or recognition.dataset_name
     destination = workspace / "datasets" / name

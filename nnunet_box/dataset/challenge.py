@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from pathlib import Path
-from typing import Any, Protocol
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,46 @@ class TaskFacts:
 
 
 @dataclass(frozen=True)
+class SubmissionForm:
+    """How a leaderboard takes an archive of predictions; the defaults are what most take.
+
+    folder: where the files lie in the archive: its root, or a folder; ``{task}`` stands for the task's name.
+    beside: endings of second files, by the ending of ``output_name`` they belong to: a ``.mhd`` is nothing without its
+    ``.raw``.
+    dtype: how voxels are stored. Other integers are a warning, floats an error.
+    labels: values allowed in a prediction; the task's own where it is None.
+    same_affine: whether origin and direction count; where a scorer compares arrays only, a difference is a warning.
+    most_bytes: size of the largest archive that is taken; None where no limit is published.
+    """
+
+    folder: str = ""
+    beside: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {".mhd": (".raw",)})
+    dtype: str = "uint8"
+    labels: tuple[int, ...] | None = None
+    same_affine: bool = True
+    most_bytes: int | None = None
+
+    def files(self, output_name: str) -> tuple[str, ...]:
+        """Names of all files of one prediction, the one that is opened first."""
+        name = PurePosixPath(output_name)
+        return (output_name, *(name.with_suffix(ending).as_posix() for ending in self.beside.get(name.suffix, ())))
+
+
+@dataclass(frozen=True)
+class SubmissionPart:
+    """What one folder of an archive has to hold. folder: empty for the root. cases: one prediction each."""
+
+    task: TaskFacts
+    folder: str
+    cases: tuple[SourceCase, ...]
+
+
+Certainty = Literal["verified", "secondary", "inferred", "memory"]
+"""Where a fact comes from: the organisers' pages or code; a third party's code or data card; concluded from what was
+read; nobody's page, only memory."""
+
+
+@dataclass(frozen=True)
 class ChallengeFacts:
     """Declared facts, shown by ``nnbox challenges`` and written into ``dataset.json``."""
 
@@ -79,10 +119,14 @@ class ChallengeFacts:
     reference: str
     obtain: str
     """Where to get the data."""
+    form: SubmissionForm = field(default_factory=SubmissionForm)
+    certainty: Mapping[str, Certainty] = field(default_factory=dict)
+    """How sure a fact is, by its name: a field's here (``metrics``), of ``tasks`` ``labels`` and ``counts``, or that of
+    a detail ("size limit"). What is not in it is shown as not stated."""
 
 
 class Challenge(Protocol):
-    """A segmentation challenge: declared facts and five verbs. Implemented by ``nnbox_challenges`` and by users."""
+    """A segmentation challenge: declared facts and its verbs. Implemented by ``nnbox_challenges`` and by users."""
 
     name: str
     title: str
@@ -106,6 +150,11 @@ class Challenge(Protocol):
         """Write one prediction (Z, Y, X), on the source's grid, into the folder ``output`` as the leaderboard wants it.
 
         Return the file, ``output / case.output_name``.
+        """
+
+    def submission(self, test_folder: Path) -> tuple[SubmissionPart, ...]:
+        """What the archive for the leaderboard has to hold, by the challenge's own test layout; raises as
+        ``test_cases``.
         """
 
     def evaluate(self, predictions: Path, references: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nnunet_box.dataset import metaimage, nrrd
 from nnunet_box.dataset.geometry import Geometry
+from nnunet_box.dataset.untrusted import TRAILING, check_nifti_claim, nifti_claim
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.files import write_beside
 
@@ -96,6 +97,7 @@ def read_volume(path: Path) -> Volume:
 
 
 def _open_nifti(path: Path) -> Any:
+    check_nifti_claim(path)
     try:
         image = nibabel.load(path)
     except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, zlib.error, ValueError) as error:
@@ -162,18 +164,27 @@ def _nifti_array(path: Path, image: Any, channels: int) -> NDArray[Any]:
 
 def check_gzip(path: Path) -> None:
     """Read a ``.gz`` to its end, so that its checksum is compared: a file cut after the last voxel, or with a flipped
-    bit, opens.
+    bit, opens. No more is unpacked than its NIfTI header claims.
 
     Raises
     ------
-    InvalidData: the stream ends early or fails its checksum.
+    InvalidData: the stream ends early, fails its checksum, or goes on after its voxels.
     """
     if not path.name.lower().endswith(".gz"):
         return
+    claim = nifti_claim(path) if path.is_file() else None
+    length = 0
     try:
         with gzip.open(path) as stream:
-            while stream.read(GZIP_CHUNK):
-                pass
+            while chunk := stream.read(GZIP_CHUNK):
+                length += len(chunk)
+                if claim is not None and length > claim[0] + TRAILING:
+                    raise InvalidData(
+                        path,
+                        f"a stream of {claim[0]} bytes, as its header claims",
+                        "one that goes on",
+                        "Copy it again from the download.",
+                    )
     except (OSError, EOFError, zlib.error) as error:
         raise InvalidData(
             path, "a whole gzip file", f"{error}", "Copy it again from the download; the copy is incomplete."

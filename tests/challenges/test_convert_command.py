@@ -139,3 +139,16 @@ def test_one_challenge(nnbox):
     unknown = nnbox("challenges", "show", "kits")
     assert unknown.returncode == 2
     assert f"Installed: {', '.join(challenge_names())}" in unknown.stderr
+
+
+def test_facts_say_how_sure_they_are(nnbox):
+    told = nnbox("challenges", "show", "acdc").stdout
+    assert "Licence: CC BY-NC-SA 4.0, citation compulsory (MANDATORY_CITATION.md) [secondary]" in told
+    assert "Get the data: humanheart-project.creatis.insa-lyon.fr" in told and "Cite: Bernard et al." in told
+    assert "layout and size limit of the zip [memory]" in told
+    assert "Upload: one zip, files at its root, uint8" in told
+    assert "build-submission archive --challenge acdc" in told
+    shown = json.loads(nnbox("challenges", "show", "decathlon", "--json").stdout)
+    assert shown["certainty"]["surface Dice tolerances"] == "memory"
+    assert shown["form"]["folder"] == "{task}"
+    assert "in the folder TASK" in nnbox("challenges", "show", "decathlon").stdout
