@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nnunet_box.cli.options import JsonOption
+from nnunet_box.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,6 +32,13 @@ def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder of predicted label maps, or one file.")],
     references: Annotated[Path, typer.Argument(help="Folder of reference label maps of the same names, or one file.")],
     challenge: Annotated[str | None, typer.Option("--challenge", help="Use this challenge's own metrics.")] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            "--mode",
+            help="With --challenge: official (the organisers' quirks too, the default) or clean, where it has both.",
+        ),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -52,11 +60,13 @@ def evaluate(
     from nnunet_box.evaluation.comparison import compare, find_label_names, null_undefined, pair_files, read_label_names
 
     if challenge is not None:
-        from nnunet_box.dataset.challenge import load_challenge
+        from nnunet_box.dataset.challenge import evaluate_challenge, load_challenge
 
-        scores = load_challenge(challenge).evaluate(predictions, references)
+        scores = evaluate_challenge(load_challenge(challenge), predictions, references, mode)
         _print_json(null_undefined(scores)) if as_json else _print_scores(challenge, scores)
         return
+    if mode is not None:
+        raise UsageError("--mode needs --challenge: it chooses among a challenge's own ways of scoring.")
     names = read_label_names(labels) if labels is not None else find_label_names(references)
     comparison = compare(pair_files(predictions, references, partial), names, tolerance_mm)
     _print_json(comparison.as_json()) if as_json else _print_comparison(comparison)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,8 +78,10 @@ class Challenge(Protocol):
         challenge's.
         """
 
-    def convert(self, recognition: Recognition, destination: Path) -> None:
-        """Write the nnU-Net v2 raw data set and ``cases.json`` to ``destination``, whole or not at all."""
+    def convert(self, recognition: Recognition, destination: Path, workers: int | None = None) -> None:
+        """Write the nnU-Net v2 raw data set and ``cases.json`` to ``destination``, whole or not at all; ``workers``
+        cases at once.
+        """
 
     def groups(self, cases: Sequence[SourceCase]) -> dict[str, str]:
         """Case id to what must stay on one side of a split."""
@@ -95,6 +97,32 @@ class Challenge(Protocol):
 
     def evaluate(self, predictions: Path, references: Path) -> dict[str, Any]:
         """The challenge's own metrics of a folder of predictions."""
+
+
+@runtime_checkable
+class HasModes(Protocol):
+    """A challenge whose scorer has quirks, and that also scores without them. The first mode is the default."""
+
+    modes: tuple[str, ...]
+
+    def evaluate(self, predictions: Path, references: Path, mode: str) -> dict[str, Any]:
+        """The challenge's own metrics in one of its modes."""
+
+
+def evaluate_challenge(challenge: Challenge, predictions: Path, references: Path, mode: str | None) -> dict[str, Any]:
+    """The challenge's own metrics, in ``mode`` where one is asked for.
+
+    Raises
+    ------
+    UsageError: the challenge has no such mode.
+    """
+    modes = challenge.modes if isinstance(challenge, HasModes) else ()
+    if mode is None:
+        return challenge.evaluate(predictions, references)
+    if isinstance(challenge, HasModes) and mode in modes:
+        return challenge.evaluate(predictions, references, mode)
+    offered = f"--mode {' or '.join(modes)}" if modes else "one way of scoring only; leave --mode out"
+    raise UsageError(f"--mode {mode}: {challenge.name} has {offered}.")
 
 
 def challenge_names() -> list[str]:
