@@ -71,9 +71,8 @@ def detect(lesions: Lesions, least: float, official: bool) -> Detection:
         union = int(lesions.sizes_predicted[ours].sum() + lesions.sizes_reference[theirs].sum()) - both
         if both / union > least:
             pairs.append((ours, theirs))
-    merged_ours, merged_theirs = (sum(len(match[side]) - 1 for match in matches) for side in (0, 1))
-    # Reference lesions may have been merged by a prediction that then went to another of them.
-    merged_theirs = max(merged_theirs, 0)
+    merged_ours = sum(len(ours) - 1 for ours, _, _ in matches)
+    merged_theirs = sum(len(theirs) - 1 for _, theirs, _ in matches)
     tp = len(pairs)
     return Detection({"tp": tp, "fp": many - merged_ours - tp, "fn": most - merged_theirs - tp}, pairs)
 

@@ -144,8 +144,8 @@ def _structure(
     if box is None or not prediction.any() or not reference.any():
         if official:
             return dict(NOTHING)
-        empty = {"dice": math.nan, "jaccard": math.nan, "voe": math.nan} if box is None else {}
-        return {**dict.fromkeys(SEGMENTATION, math.nan), **({} if box is None else _some_zero()), **empty}
+        scores = dict.fromkeys(SEGMENTATION, math.nan)
+        return scores if box is None else {**scores, "dice": 0.0, "jaccard": 0.0, "voe": 1.0}
     prediction, reference = prediction[box], reference[box]
     counts = _counts(prediction, reference)
     ours, theirs = counts["predicted"], counts["reference"]
@@ -163,10 +163,6 @@ def _structure(
     }
 
 
-def _some_zero() -> dict[str, float]:
-    return {"dice": 0.0, "jaccard": 0.0, "voe": 1.0}
-
-
 def _distances(prediction: NDArray[np.bool_], reference: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float64]:
     """Distances in mm from the border voxels of each side to the other's nearest, both directions in one list."""
     borders = [mask & ~ndimage.binary_erosion(mask, EIGHTEEN) for mask in (prediction, reference)]
@@ -178,14 +174,12 @@ def _distances(prediction: NDArray[np.bool_], reference: NDArray[np.bool_], spac
 
 
 def _overlap(cases: list[dict[str, Any]], name: str) -> dict[str, float]:
-    both, total = (sum(sum(case[name][key] for key in keys) for case in cases) for keys in (_BOTH, _SIZES))
+    both = sum(case[name]["both"] for case in cases)
+    total = sum(case[name]["predicted"] + case[name]["reference"] for case in cases)
     return {
         "dice_per_case": mean(case[name]["dice"] for case in cases),
         "dice_global": 2 * both / total if total else math.nan,
     }
-
-
-_BOTH, _SIZES = ("both",), ("predicted", "reference")
 
 
 def _detection(cases: list[dict[str, Any]], official: bool) -> dict[str, float]:
@@ -225,5 +219,5 @@ def _burden(errors: list[float], official: bool) -> dict[str, float]:
     return {
         "rmse": math.sqrt(mean(error**2 for error in defined)) if defined else math.nan,
         "max": max(defined if official else [abs(error) for error in defined], default=math.nan),
-        "without_liver": sum(math.isnan(error) or error < 1 - LARGE for error in errors),
+        "without_liver": sum(math.isnan(error) or error <= 1 - LARGE for error in errors),
     }

@@ -100,13 +100,13 @@ class Challenge(Protocol):
 
 
 @runtime_checkable
-class HasModes(Protocol):
+class HasModes(Challenge, Protocol):
     """A challenge whose scorer has quirks, and that also scores without them. The first mode is the default."""
 
     modes: tuple[str, ...]
 
-    def evaluate(self, predictions: Path, references: Path, mode: str) -> dict[str, Any]:
-        """The challenge's own metrics in one of its modes."""
+    def evaluate(self, predictions: Path, references: Path, mode: str = "") -> dict[str, Any]:
+        """The challenge's own metrics in one of its modes, each of which has a name."""
 
 
 def evaluate_challenge(challenge: Challenge, predictions: Path, references: Path, mode: str | None) -> dict[str, Any]:
@@ -116,13 +116,13 @@ def evaluate_challenge(challenge: Challenge, predictions: Path, references: Path
     ------
     UsageError: the challenge has no such mode.
     """
-    modes = challenge.modes if isinstance(challenge, HasModes) else ()
     if mode is None:
         return challenge.evaluate(predictions, references)
-    if isinstance(challenge, HasModes) and mode in modes:
-        return challenge.evaluate(predictions, references, mode)
-    offered = f"--mode {' or '.join(modes)}" if modes else "one way of scoring only; leave --mode out"
-    raise UsageError(f"--mode {mode}: {challenge.name} has {offered}.")
+    if not isinstance(challenge, HasModes):
+        raise UsageError(f"--mode {mode}: {challenge.name} has one way of scoring only; leave --mode out.")
+    if mode not in challenge.modes:
+        raise UsageError(f"--mode {mode}: {challenge.name} has {' and '.join(challenge.modes)}.")
+    return challenge.evaluate(predictions, references, mode)
 
 
 def challenge_names() -> list[str]:

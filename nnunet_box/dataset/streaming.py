@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -54,7 +54,8 @@ def _planes(shape: tuple[int, ...], itemsize: int) -> int:
 
 def _nifti_slabs(path: Path) -> Iterator[Slab]:
     geometry, channels, _ = read_header(path)
-    proxy: Any = nibabel.load(path).dataobj
+    image: Any = nibabel.load(path)
+    proxy = image.dataobj
     dtype, (depth, *plane) = np.dtype(proxy.dtype), geometry.shape
     if dtype.kind not in "iuf":
         raise InvalidData(path, "voxels that are one number each", f"{dtype}", "Convert the file to such a type.")
@@ -84,7 +85,7 @@ def _nifti_slabs(path: Path) -> Iterator[Slab]:
         ) from error
 
 
-def _read(stream: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+def _read(stream: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     wanted = int(np.prod(shape)) * dtype.itemsize
     content = stream.read(wanted)
     if len(content) < wanted:
