@@ -26,7 +26,8 @@ from nnunet_box.dataset.cases import (
 )
 from nnunet_box.dataset.geometry import Geometry
 from nnunet_box.dataset.streaming import read_slabs, save_slabs
-from nnunet_box.dataset.volumes import NIFTI_SUFFIXES, read_header, stored_type
+from nnunet_box.dataset.volumes import NIFTI_SUFFIXES, check_gzip, read_header, stored_type
+from nnunet_box.errors import InvalidData
 from nnunet_box.files import write_json
 from nnunet_box.parallel import map_cases, workers_that_fit
 from nnunet_box.progress import say
@@ -202,9 +203,12 @@ def write_case(job: Job) -> CaseRecord:
             with target.open("rb") as written:
                 os.fsync(written.fileno())
         sizes = [target.stat().st_size for target in job.targets]
-    except BaseException:
+    except BaseException as problem:
         for target in job.targets:
             target.unlink(missing_ok=True)
+        if isinstance(problem, InvalidData) and problem.file in job.sources and problem.file.is_file():
+            # Damage shows up as an odd header or odd voxels before the checksum at the file's end is reached.
+            check_gzip(problem.file)
         raise
     write_json(job.note, {"key": key, "sizes": sizes, "record": record.model_dump(mode="json")})
     return record
