@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from nnunet_box.errors import InvalidData, NnboxError
 
 TEMPORARY_MARK = ".nnbox-tmp-"
 REPLACED_MARK = "-old-"
+PARTIAL_MARK = ".nnbox-partial-"
 
 
 def _sync(path: Path) -> None:
@@ -53,16 +55,7 @@ def write_beside(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if temporary.is_dir():
-            for child in temporary.rglob("*"):
-                if child.is_file():
-                    _sync(child)
-            if path.is_dir():
-                older = path.with_name(f"{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}{REPLACED_MARK}{path.name}")
-                path.rename(older)
-                temporary.rename(path)
-                shutil.rmtree(older)
-            else:
-                temporary.rename(path)
+            _put_folder(temporary, path)
         else:
             _sync(temporary)
             temporary.replace(path)
@@ -76,6 +69,60 @@ def write_beside(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def _put_folder(folder: Path, path: Path) -> None:
+    """Rename a folder to ``path``, its files on the disk first; an older ``path`` goes."""
+    for child in folder.rglob("*"):
+        if child.is_file():
+            _sync(child)
+    if path.is_dir():
+        older = path.with_name(f"{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}{REPLACED_MARK}{path.name}")
+        path.rename(older)
+        folder.rename(path)
+        shutil.rmtree(older)
+    else:
+        folder.rename(path)
+
+
+@contextmanager
+def continue_beside(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield two folders beside ``path``, one for what becomes ``path`` and one for notes on what of it is finished.
+
+    Unlike ``write_beside`` they outlive an error and a killed process, so that the next call finds what was done. On
+    success the first is put in place as a whole and the notes go. Folders without a file do not outlive an error.
+
+    Raises
+    ------
+    NnboxError: the disk is full, the folder cannot be written, or another process is writing ``path``.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{PARTIAL_MARK}{path.name}")
+    content, notes = partial / "content", partial / "notes"
+    try:
+        content.mkdir(parents=True, exist_ok=True)
+        notes.mkdir(exist_ok=True)
+        lock = os.open(partial, os.O_RDONLY)
+        try:
+            # The kernel lets go of it when the process dies, however it dies.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise NnboxError(f"{path}: another process is writing it. Wait for that one to end.") from error
+        try:
+            yield content, notes
+            _put_folder(content, path)
+            _sync(path.parent)
+            _remove(partial)
+        finally:
+            if partial.is_dir() and not any(child.is_file() for child in partial.rglob("*")):
+                _remove(partial)
+            os.close(lock)
+    except OSError as error:
+        raise NnboxError(
+            f"{path}: could not be written ({error.strerror or error}). Nothing was left half-written; "
+            "free space or choose another --workspace, then run the same command again."
+        ) from error
 
 
 def recover_replaced(path: Path) -> bool:

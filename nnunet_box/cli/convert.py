@@ -59,12 +59,16 @@ def convert(
         ),
     ] = None,
     option: ChallengeOptions = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Cases at once; as cores and free memory allow by default.")
+    ] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a challenge's download into an nnU-Net v2 raw data set.
 
-    Every file is read and checked on the way. The data set appears whole or not at all.
+    Every file is read and checked on the way. The data set appears whole or not at all; an interrupted conversion goes
+    on where it was.
 
     Example: nnbox convert --challenge acdc ACDC/database
     """
@@ -88,7 +92,7 @@ def convert(
     _refuse_overwriting(destination, overwrite)
     for message in recognition.messages:
         say(f"{challenge}: {message}")
-    adapter.convert(recognition, destination)
+    adapter.convert(recognition, destination, workers)
     result = {
         "dataset": recognition.dataset_name,
         "folder": str(destination),

@@ -13,6 +13,7 @@ from typing import Literal
 import typer
 
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from nnunet_box.memory import GIB, free_memory_gib
 
 PACKAGES = (
     "nnunet_box",
@@ -32,7 +33,6 @@ LEAST_FREE_GIB = 5.0
 """Below this a preprocessed dataset with its models, or an image, is likely not to fit."""
 LEAST_MEMORY_GIB = 4.0
 ENGINE_TIMEOUT_SECONDS = 5
-GIB = 1024.0**3
 
 
 @dataclass(frozen=True)
@@ -115,26 +115,6 @@ def examine_engine() -> Finding:
         advice = "Start it (systemctl start docker) to build and run images; everything else works without."
         return Finding("container engine", "missing", str(error).splitlines()[0], advice)
     return Finding("container engine", "ok", f"{facts.get('Version', '?')}, {facts.get('Os')}/{facts.get('Arch')}")
-
-
-def free_memory_gib() -> float | None:
-    """Memory to be had without swapping, in GiB, within the control group's limit; None where nothing tells."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None
-    kilobytes = next((int(line.split()[1]) for line in text.splitlines() if line.startswith("MemAvailable:")), None)
-    if kilobytes is None:
-        return None
-    available = kilobytes * 1024.0
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-        if limit != "max":
-            available = min(available, int(limit) - used)
-    except (OSError, ValueError):
-        pass  # no second control-group hierarchy: the machine's own figure stands
-    return available / GIB
 
 
 def examine_room(workspace: Path) -> list[Finding]:

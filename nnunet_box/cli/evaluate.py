@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nnunet_box.cli.options import ChallengeOptions, JsonOption
+from nnunet_box.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +33,13 @@ def evaluate(
     references: Annotated[Path, typer.Argument(help="Folder of reference label maps of the same names, or one file.")],
     challenge: Annotated[str | None, typer.Option("--challenge", help="Use this challenge's own metrics.")] = None,
     option: ChallengeOptions = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            "--mode",
+            help="With --challenge: official (the organisers' quirks too, the default) or clean, where it has both.",
+        ),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -54,11 +62,14 @@ def evaluate(
 
     if challenge is not None:
         from nnunet_box.cli.common import challenge_options
-        from nnunet_box.dataset.challenge import load_challenge
+        from nnunet_box.dataset.challenge import evaluate_challenge, load_challenge
 
-        scores = load_challenge(challenge, challenge_options(option)).evaluate(predictions, references)
+        adapter = load_challenge(challenge, challenge_options(option))
+        scores = evaluate_challenge(adapter, predictions, references, mode)
         _print_json(null_undefined(scores)) if as_json else _print_scores(challenge, scores)
         return
+    if mode is not None:
+        raise UsageError("--mode needs --challenge: it chooses among a challenge's own ways of scoring.")
     names = read_label_names(labels) if labels is not None else find_label_names(references)
     comparison = compare(pair_files(predictions, references, partial), names, tolerance_mm)
     _print_json(comparison.as_json()) if as_json else _print_comparison(comparison)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,39 @@ class ChannelFile:
 
 
 @dataclass(frozen=True)
+class Repair:
+    """What is put right of a source when it is read, and undone when a prediction of it is exported.
+
+    axes: which stored axis becomes Z, Y and X; (1, 0, 2) exchanges the stored Z and Y.
+    spacing: millimetres (Z, Y, X) of the repaired grid, where the header's cannot be believed.
+    reasons: for ``cases.json``; without one there is nothing to repair.
+    """
+
+    axes: tuple[int, int, int] = (0, 1, 2)
+    spacing: tuple[float, float, float] | None = None
+    reasons: tuple[str, ...] = ()
+
+    def apply(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """A view of stored voxels (three axes) in repaired order (Z, Y, X)."""
+        return stored.transpose(self.axes)
+
+    def undo(self, repaired: NDArray[Any]) -> NDArray[Any]:
+        """A view of voxels (Z, Y, X) in the source's order."""
+        return repaired.transpose(tuple(int(axis) for axis in np.argsort(self.axes)))
+
+    def grid(self, stored: Geometry) -> Geometry:
+        """The repaired grid; axes take their spacing and direction with them, so no voxel moves."""
+        z, y, x = self.axes
+        direction = np.asarray(stored.direction).reshape(3, 3)[:, [2 - x, 2 - y, 2 - z]]
+        return replace(
+            stored,
+            shape=(stored.shape[z], stored.shape[y], stored.shape[x]),
+            spacing=self.spacing or (stored.spacing[z], stored.spacing[y], stored.spacing[x]),
+            direction=tuple(float(value) for value in direction.ravel()),
+        )
+
+
+@dataclass(frozen=True)
 class SourceCase:
     """One case as it lies in a challenge's download or a plain folder.
 
@@ -46,6 +80,7 @@ class SourceCase:
     image_of: the case whose image this one shares, where two raters labelled one scan: such images are kept once.
     fusion, other_labels: how the further raters' labels and ``label`` are made one at conversion.
     facts: further facts of the source kept in ``cases.json`` (phase, frame, ...).
+    repair: what ``read_image`` puts right and an export undoes; the files stay as they are.
     """
 
     id: str
@@ -59,6 +94,7 @@ class SourceCase:
     fusion: Fusion | None = None
     other_labels: tuple[Path, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    repair: Repair = Repair()
 
     @property
     def reference_file(self) -> Path:
@@ -83,8 +119,11 @@ class CaseRecord(BaseModel):
     output_name: str
     image_of: str | None = None
     geometry: Geometry
+    """The source's grid, to go back to."""
     header: dict[str, Any]
     repairs: list[str] = []
+    repair: Repair = Repair()
+    """How the copy's voxels and grid differ from the source's."""
     facts: dict[str, Any] = {}
 
 
@@ -99,6 +138,10 @@ class CasesFile(BaseModel):
     cases: list[CaseRecord]
 
 
+Slab = tuple[int, int, NDArray[Any]]
+"""Channel, first plane, and some planes (Z, Y, X) of a volume."""
+
+
 def check_finite(array: NDArray[Any], file: Path) -> None:
     """Refuse NaN and infinite voxels.
 
@@ -106,32 +149,51 @@ def check_finite(array: NDArray[Any], file: Path) -> None:
     ------
     InvalidData: with the number of bad voxels and the first one's (z, y, x).
     """
-    if not np.issubdtype(array.dtype, np.floating):
-        return
-    bad = ~np.isfinite(array)
-    count = int(np.count_nonzero(bad))
-    if count:
-        first = tuple(int(index) for index in np.unravel_index(int(np.argmax(bad)), bad.shape))
-        raise InvalidData(
-            file, "finite voxels", f"{count} NaN or infinite, the first at {first}", "Repair or leave out this case."
-        )
+    channels = array if array.ndim == 4 else array[None]
+    check_finite_slabs(((channel, 0, voxels) for channel, voxels in enumerate(channels)), file)
 
 
-def case_volumes(case: SourceCase) -> dict[Path, Volume]:
-    """The files of a case, each read once, in channel order; checked one by one and against each other.
+def check_finite_slabs(slabs: Iterable[Slab], file: Path) -> tuple[np.dtype[Any], tuple[float, float]]:
+    """As ``check_finite``, of a volume that comes in slabs; returns its type, least and largest value.
 
     Raises
     ------
-    InvalidData: a file is missing, truncated, holds NaN or another number of channels than the case takes from it, or
-    the files' shapes or spacings differ.
+    InvalidData: as ``check_finite``.
     """
-    volumes: dict[Path, Volume] = {}
-    for channel in case.channels:
-        if channel.path in volumes:
+    count, first, kind = 0, (0, 0, 0), np.dtype(np.uint8)
+    least, largest = np.inf, -np.inf
+    for _, start, slab in slabs:
+        kind = slab.dtype
+        least, largest = min(least, slab.min()), max(largest, slab.max())
+        # NaN is its own minimum and maximum, so the ends tell whether to look for bad voxels at all.
+        if kind.kind != "f" or np.isfinite(slab.min()) and np.isfinite(slab.max()):
             continue
-        volume = read_volume(channel.path)
+        bad = ~np.isfinite(slab)
+        if not count:
+            z, y, x = (int(index) for index in np.unravel_index(int(np.argmax(bad)), bad.shape))
+            first = (start + z, y, x)
+        count += int(np.count_nonzero(bad))
+    if count:
+        raise InvalidData(
+            file, "finite voxels", f"{count} NaN or infinite, the first at {first}", "Repair or leave out this case."
+        )
+    return kind, (least, largest)
+
+
+def case_headers(case: SourceCase) -> dict[Path, tuple[Geometry, dict[str, Any]]]:
+    """Grid and header facts of a case's files in channel order, checked against each other; voxels are not read.
+
+    Raises
+    ------
+    InvalidData: a file is missing or unreadable, holds another number of channels than the case takes from it, or the
+    files' shapes or spacings differ.
+    """
+    headers: dict[Path, tuple[Geometry, dict[str, Any]]] = {}
+    for channel in case.channels:
+        if channel.path in headers:
+            continue
+        geometry, stored, header = read_header(channel.path)
         taken = sum(other.path == channel.path for other in case.channels)
-        stored = volume.array.shape[0] if volume.array.ndim == 4 else 1
         if stored != taken:
             raise InvalidData(
                 channel.path,
@@ -139,20 +201,32 @@ def case_volumes(case: SourceCase) -> dict[Path, Volume]:
                 f"{stored} along the fourth axis",
                 "Check that the file is complete and of this challenge.",
             )
-        check_finite(volume.array, channel.path)
-        first = next(iter(volumes.values()), volume).geometry
-        if volume.geometry.shape != first.shape or not np.allclose(
-            volume.geometry.spacing, first.spacing, atol=SAME_GRID_MM
-        ):
+        first, _ = next(iter(headers.values()), (geometry, header))
+        if geometry.shape != first.shape or not np.allclose(geometry.spacing, first.spacing, atol=SAME_GRID_MM):
             raise InvalidData(
                 channel.path,
                 f"shape {first.shape} and spacing {first.spacing} as {case.reference_file.name}",
-                f"{volume.geometry.shape} and {volume.geometry.spacing}",
+                f"{geometry.shape} and {geometry.spacing}",
                 "All channels of a case must share one grid.",
             )
-        volumes[channel.path] = volume
-    if not volumes:
+        headers[channel.path] = geometry, header
+    if not headers:
         raise InvalidData(case.id, "at least one channel", "none", "Add the missing image.")
+    return headers
+
+
+def case_volumes(case: SourceCase) -> dict[Path, Volume]:
+    """The files of a case, each read once, in channel order, as they are stored; checked one by one and against each
+    other.
+
+    Raises
+    ------
+    InvalidData: as ``case_headers``, or a file is truncated or holds NaN.
+    """
+    volumes = {}
+    for path in case_headers(case):
+        volumes[path] = read_volume(path)
+        check_finite(volumes[path].array, path)
     return volumes
 
 
@@ -163,15 +237,16 @@ def channel_array(volumes: dict[Path, Volume], channel: ChannelFile) -> NDArray[
 
 
 def read_image(case: SourceCase) -> tuple[NDArray[np.float32], Geometry]:
-    """All channels of a case as (C, Z, Y, X) float32, and their common grid.
+    """All channels of a case as (C, Z, Y, X) float32, and their common grid, both repaired where the case says so.
 
     Raises
     ------
     InvalidData: as ``case_volumes``.
     """
     volumes = case_volumes(case)
-    image = np.stack([np.asarray(channel_array(volumes, channel), dtype=np.float32) for channel in case.channels])
-    return image, volumes[case.reference_file].geometry
+    stored = (channel_array(volumes, channel) for channel in case.channels)
+    image = np.stack([np.asarray(case.repair.apply(channel), dtype=np.float32) for channel in stored])
+    return np.ascontiguousarray(image), case.repair.grid(volumes[case.reference_file].geometry)
 
 
 def read_label(file: Path, declared: set[int], image: Path) -> NDArray[np.uint8]:
@@ -184,21 +259,38 @@ def read_label(file: Path, declared: set[int], image: Path) -> NDArray[np.uint8]
     ------
     InvalidData: missing, truncated, another shape than ``image``, values that are not integral or not declared.
     """
+    check_label_shape(file, image)
+    return label_values(read_volume(file).array, declared, file)
+
+
+def check_label_shape(file: Path, image: Path) -> None:
+    """Refuse a label map of another shape than its image.
+
+    Raises
+    ------
+    InvalidData: the label is missing, or its shape differs.
+    """
     if not file.is_file():
         raise InvalidData(
             file, f"the label of {image.name}", "no such file", "Restore it from the download or remove the image."
         )
-    volume = read_volume(file)
-    expected = read_header(image)[0].shape
-    if volume.array.shape != expected:
+    (geometry, channels, _), expected = read_header(file), read_header(image)[0].shape
+    if geometry.shape != expected or channels > 1:
+        found = geometry.shape if channels == 1 else (channels, *geometry.shape)
         raise InvalidData(
-            file,
-            f"shape {expected} as {image.name}",
-            f"{volume.array.shape}",
-            "Image and label must match voxel by voxel.",
+            file, f"shape {expected} as {image.name}", f"{found}", "Image and label must match voxel by voxel."
         )
-    check_finite(volume.array, file)
-    labels = volume.array
+
+
+def label_values(stored: NDArray[Any], declared: set[int], file: Path) -> NDArray[np.uint8]:
+    """Voxels of a label map, or of a slab of one, as uint8.
+
+    Raises
+    ------
+    InvalidData: values that are not finite, not integral or not declared.
+    """
+    check_finite(stored, file)
+    labels = stored
     if not np.issubdtype(labels.dtype, np.integer):
         rounded = np.rint(labels)
         off = np.abs(rounded - labels) > INTEGRAL
@@ -206,12 +298,14 @@ def read_label(file: Path, declared: set[int], image: Path) -> NDArray[np.uint8]
             found = f"{labels[off][0]}"
             raise InvalidData(file, "integral label values", found, "Export the label map without interpolation.")
         labels = rounded
-    unknown = sorted({int(value) for value in np.unique(labels)} - declared)
-    if unknown:
-        raise InvalidData(
-            file,
-            f"labels {sorted(declared)}",
-            f"undeclared {unknown}",
-            "Correct the label map or declare the value in dataset.json.",
-        )
+    # Values without gaps are known by their ends; sorting all voxels is left for the refusal.
+    if declared != set(range(len(declared))) or labels.min() < 0 or labels.max() >= len(declared):
+        unknown = sorted({int(value) for value in np.unique(labels)} - declared)
+        if unknown:
+            raise InvalidData(
+                file,
+                f"labels {sorted(declared)}",
+                f"undeclared {unknown}",
+                "Correct the label map or declare the value in dataset.json.",
+            )
     return labels.astype(np.uint8)

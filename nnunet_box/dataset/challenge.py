@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,8 +137,10 @@ class Challenge(Protocol):
         challenge's.
         """
 
-    def convert(self, recognition: Recognition, destination: Path) -> None:
-        """Write the nnU-Net v2 raw data set and ``cases.json`` to ``destination``, whole or not at all."""
+    def convert(self, recognition: Recognition, destination: Path, workers: int | None = None) -> None:
+        """Write the nnU-Net v2 raw data set and ``cases.json`` to ``destination``, whole or not at all; ``workers``
+        cases at once.
+        """
 
     def groups(self, cases: Sequence[SourceCase]) -> dict[str, str]:
         """Case id to what must stay on one side of a split."""
@@ -159,6 +161,32 @@ class Challenge(Protocol):
 
     def evaluate(self, predictions: Path, references: Path) -> dict[str, Any]:
         """The challenge's own metrics of a folder of predictions."""
+
+
+@runtime_checkable
+class HasModes(Challenge, Protocol):
+    """A challenge whose scorer has quirks, and that also scores without them. The first mode is the default."""
+
+    modes: tuple[str, ...]
+
+    def evaluate(self, predictions: Path, references: Path, mode: str = "") -> dict[str, Any]:
+        """The challenge's own metrics in one of its modes, each of which has a name."""
+
+
+def evaluate_challenge(challenge: Challenge, predictions: Path, references: Path, mode: str | None) -> dict[str, Any]:
+    """The challenge's own metrics, in ``mode`` where one is asked for.
+
+    Raises
+    ------
+    UsageError: the challenge has no such mode.
+    """
+    if mode is None:
+        return challenge.evaluate(predictions, references)
+    if not isinstance(challenge, HasModes):
+        raise UsageError(f"--mode {mode}: {challenge.name} has one way of scoring only; leave --mode out.")
+    if mode not in challenge.modes:
+        raise UsageError(f"--mode {mode}: {challenge.name} has {' and '.join(challenge.modes)}.")
+    return challenge.evaluate(predictions, references, mode)
 
 
 def challenge_names() -> list[str]:

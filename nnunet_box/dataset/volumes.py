@@ -49,7 +49,8 @@ def strip_suffix(path: Path) -> str:
 class Volume:
     """An array with its grid.
 
-    array: (Z, Y, X), or (C, Z, Y, X) where the file holds a fourth axis; the file's own values, scale factors applied.
+    array: (Z, Y, X), or (C, Z, Y, X) where the file holds several channels; the file's own values, scale factors
+    applied.
     geometry: grid of the first three axes.
     header: facts of the file needed for the way back: ``format``, and for NIfTI its type, forms and units.
     """
@@ -158,7 +159,8 @@ def _nifti_array(path: Path, image: Any, channels: int) -> NDArray[Any]:
             f"data that ends early or is corrupt ({error})",
             "Copy it again from the download.",
         ) from error
-    array = array.reshape((*array.shape[:3], channels)) if array.ndim > 4 else array
+    # MATLAB tools leave a fourth axis of length 1.
+    array = array.reshape((*array.shape[:3], channels) if channels > 1 else array.shape[:3])
     return np.ascontiguousarray(array.transpose(tuple(reversed(range(array.ndim)))))
 
 
@@ -220,23 +222,31 @@ def save_nifti(path: Path, array: NDArray[Any], geometry: Geometry) -> None:
     Types NIfTI readers trip over are narrowed: 64-bit floats to 32, 64-bit integers to 32 where they fit, booleans to
     uint8.
     """
-    image = nibabel.Nifti1Image(_storable(np.asarray(array)).transpose(2, 1, 0), geometry.affine_ras())
+    array = np.asarray(array)
+    wide = array.dtype.kind in "iu" and array.dtype.itemsize == 8 and array.size > 0
+    kept = stored_type(array.dtype, (array.min(), array.max()) if wide else (0, 0))
+    nibabel.save(nifti_image(array.astype(kept, copy=False), geometry), path)
+
+
+def nifti_image(array: NDArray[Any], geometry: Geometry) -> Any:
+    """A NIfTI image of (Z, Y, X) voxels with qform and sform both set from ``geometry``."""
+    image = nibabel.Nifti1Image(array.transpose(2, 1, 0), geometry.affine_ras())
     image.header.set_xyzt_units("mm")
     image.set_sform(geometry.affine_ras(), code=1)
     image.set_qform(geometry.affine_ras(), code=1)
-    nibabel.save(image, path)
+    return image
 
 
-def _storable(array: NDArray[Any]) -> NDArray[Any]:
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8)
-    if array.dtype.kind == "f" and array.dtype.itemsize != 4:
-        return array.astype(np.float32)
-    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+def stored_type(dtype: np.dtype[Any], extremes: tuple[float, float]) -> np.dtype[Any]:
+    """The type a volume is written as; ``extremes``, its least and largest value, decide for 64-bit integers only."""
+    if dtype == np.bool_:
+        return np.dtype(np.uint8)
+    if dtype.kind == "f":
+        return np.dtype(np.float32)
+    if dtype.kind in "iu" and dtype.itemsize == 8:
         limits = np.iinfo(np.int32)
-        fits = array.size == 0 or (array.min() >= limits.min and array.max() <= limits.max)
-        return array.astype(np.int32 if fits else np.float32)
-    return array
+        return np.dtype(np.int32 if extremes[0] >= limits.min and extremes[1] <= limits.max else np.float32)
+    return dtype.newbyteorder("=")
 
 
 def write_labels_like(path: Path, labels: NDArray[np.uint8], source: Path) -> None:

@@ -12,12 +12,12 @@ from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.execution.folds import content_key
 from nnunet_box.execution.stage import file_facts, is_done, key_of, stage
 from nnunet_box.files import write_json
+from nnunet_box.parallel import map_cases
 from nnunet_box.planning.fingerprint import load_fingerprint
 from nnunet_box.planning.plan import Plan, load_plan
 from nnunet_box.planning.planner import make_plan
 from nnunet_box.planning.variant import split_model_name
 from nnunet_box.preprocessing.fingerprint import extract_fingerprint, write_fingerprint
-from nnunet_box.preprocessing.parallel import map_cases
 from nnunet_box.preprocessing.pipeline import case_placement, prepare_case
 from nnunet_box.preprocessing.previous_stage import has_previous, labels_on_grid, write_previous
 from nnunet_box.preprocessing.store import has_case, write_case

@@ -11,10 +11,10 @@ import numpy as np
 from nnunet_box.dataset.cases import SourceCase, read_image, read_label
 from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.files import write_json
+from nnunet_box.parallel import map_cases
 from nnunet_box.planning.fingerprint import Fingerprint
 from nnunet_box.preprocessing.crop import bounding_box, box_slices, nonzero_mask
 from nnunet_box.preprocessing.intensities import EMPTY, ValueHistogram
-from nnunet_box.preprocessing.parallel import map_cases
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import struct
 
@@ -15,12 +16,13 @@ from tiny_downloads import SHAPE, gunzip, labels_of, save, save_acdc, truncate
 from nnbox_challenges.acdc import Acdc
 from nnbox_challenges.decathlon import Decathlon
 from nnunet_box.errors import InvalidData
+from nnunet_box.files import PARTIAL_MARK
 
 ACDC_SPACING = (1.5625, 1.25, 8.0)
 
 
 def refused(convert, adapter, source, file, expected, found, nothing_at):
-    """Convert, which must fail with a message of these parts and leave nothing behind."""
+    """Convert, which must fail with a message of these parts and leave whole cases for the next run, or nothing."""
     with pytest.raises(InvalidData) as raised:
         convert(adapter, source)
     error = raised.value
@@ -29,7 +31,11 @@ def refused(convert, adapter, source, file, expected, found, nothing_at):
     assert found in error.found
     assert error.fix.endswith(".")
     assert error.exit_code == 3
-    assert not [path for path in nothing_at.rglob("*") if path.is_file()]
+    left = [path for path in nothing_at.rglob("*") if path.is_file()]
+    assert all(PARTIAL_MARK in str(path) for path in left)
+    notes = {path.stem for path in left if path.parent.name == "notes"}
+    cases = {re.sub(r"(_\d{4})?\.nii\.gz$", "", path.name) for path in left if path.parent.name != "notes"}
+    assert notes == cases
 
 
 def test_missing_label_of_acdc(acdc, converted, tmp_path):
@@ -64,7 +70,7 @@ def test_truncated_image(decathlon, converted, tmp_path, keep):
     truncate(decathlon / "imagesTr" / "spleen_33.nii.gz", keep)
     with pytest.raises(InvalidData, match=r"spleen_33.nii.gz.*incomplete|spleen_33.nii.gz.*[Cc]opy it again"):
         converted(Decathlon(), decathlon)
-    assert not list(tmp_path.glob("ws/datasets/*"))
+    assert not list(tmp_path.glob("ws/datasets/[!.]*"))
 
 
 def test_image_cut_inside_the_checksum_at_its_end(decathlon, converted, tmp_path):
@@ -82,6 +88,14 @@ def test_flipped_bit(acdc, converted, tmp_path):
     content[-7] ^= 0x10
     path.write_bytes(bytes(content))
     refused(converted, Acdc(), acdc, path.name, "a whole gzip file", "CRC", tmp_path / "ws")
+
+
+def test_damage_that_makes_odd_voxels_is_told_as_damage(decathlon, converted, tmp_path):
+    path = decathlon / "labelsTr" / "spleen_4.nii.gz"
+    content = bytearray(gzip.compress(gzip.decompress(path.read_bytes()), 0))
+    content[-20] = 7  # stored, not compressed: a voxel becomes 7, and the checksum no longer fits
+    path.write_bytes(bytes(content))
+    refused(converted, Decathlon(), decathlon, path.name, "a whole gzip file", "CRC", tmp_path / "ws")
 
 
 def test_truncated_label(acdc, converted, tmp_path):

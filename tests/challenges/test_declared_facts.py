@@ -69,6 +69,7 @@ def test_adapters_never_import_torch():
         "import nnbox_challenges.bcv, nnbox_challenges.bcv_scores; "
         "import nnbox_challenges.ms_lesions, nnbox_challenges.ms_lesions_scores; "
         "import nnbox_challenges.acdc_scores, nnbox_challenges.decathlon_scores, nnbox_challenges.promise12_scores; "
+        "import nnbox_challenges.lits, nnbox_challenges.lits_scores; "
         "print([name for name in ('torch', 'typer', 'docker') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

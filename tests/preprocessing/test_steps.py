@@ -11,13 +11,13 @@ import pytest
 
 from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.inference.export import labels_on_source
+from nnunet_box.parallel import map_cases
 from nnunet_box.planning.fingerprint import ChannelIntensities, Fingerprint
 from nnunet_box.planning.plan import Plan
 from nnunet_box.planning.planner import make_plan
 from nnunet_box.preprocessing.crop import bounding_box, box_slices, nonzero_mask
 from nnunet_box.preprocessing.intensities import EMPTY, ValueHistogram
 from nnunet_box.preprocessing.normalise import normalise
-from nnunet_box.preprocessing.parallel import map_cases
 from nnunet_box.preprocessing.pipeline import prepare_case
 from nnunet_box.preprocessing.store import class_locations, has_case, open_case, write_case
 

@@ -10,17 +10,33 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from nnunet_box.errors import NnboxError
+from nnunet_box.memory import GIB, free_memory_gib
 from nnunet_box.progress import track
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
+SHARE_OF_FREE_MEMORY = 0.5
+"""What all workers together may take of what is free when they start; others use the machine too."""
+
+
+def workers_that_fit(bytes_each: float) -> int:
+    """One worker a core, fewer where their memory would not fit; never none."""
+    cores = os.cpu_count() or 1
+    free = free_memory_gib()
+    return cores if free is None else max(1, min(cores, int(SHARE_OF_FREE_MEMORY * free * GIB / bytes_each)))
 
 
 def map_cases(
-    function: Callable[[Item], Result], items: Sequence[Item], what: str, processes: int | None = None
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    what: str,
+    processes: int | None = None,
+    option: str = "--processes",
 ) -> Iterator[tuple[Item, Result]]:
     """Yield (item, result) as they finish, with progress. In this process where one worker would do.
+
+    option: the command line's name for ``processes``, for the message where memory ran out.
 
     Raises whatever ``function`` raises; work not yet begun is then dropped.
     """
@@ -41,7 +57,7 @@ def map_cases(
             except BrokenProcessPool as error:
                 raise NnboxError(
                     f"{what}: a worker process was killed, most likely because memory ran out with {workers} cases at "
-                    "once. Run it again with fewer: --processes 1."
+                    f"once. Run it again with fewer: {option} 1."
                 ) from error
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
