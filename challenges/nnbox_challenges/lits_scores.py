@@ -20,7 +20,8 @@ from nnbox_challenges.scores import label_files, mean, pair
 from nnunet_box.dataset.cases import read_label
 from nnunet_box.dataset.volumes import read_header, strip_suffix
 from nnunet_box.errors import InvalidData
-from nnunet_box.evaluation.metrics import Spacing, label_boxes, union_box
+from nnunet_box.evaluation.metrics import label_boxes, union_box
+from nnunet_box.evaluation.nearest import Spacing
 from nnunet_box.progress import track
 
 LIVER, TUMOUR = 1, 2

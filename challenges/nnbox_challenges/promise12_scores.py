@@ -17,7 +17,8 @@ from nnunet_box.dataset.cases import read_label
 from nnunet_box.dataset.geometry import Geometry
 from nnunet_box.dataset.volumes import read_header
 from nnunet_box.errors import InvalidData
-from nnunet_box.evaluation.metrics import Spacing, confusion_matrix, label_counts, surface_distances
+from nnunet_box.evaluation.metrics import confusion_matrix, label_counts, surface_distances
+from nnunet_box.evaluation.nearest import Spacing
 from nnunet_box.files import read_json
 from nnunet_box.progress import track
 

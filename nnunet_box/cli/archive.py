@@ -13,7 +13,7 @@ from nnunet_box.cli.options import DEFAULT_WORKSPACE, JsonOption, WorkspaceOptio
 from nnunet_box.progress import say
 
 if TYPE_CHECKING:
-    from nnunet_box.dataset.check import Finding
+    from nnunet_box.dataset.findings import Finding
 
 VERIFICATION_FAILED = 5
 ChallengeOption = Annotated[str, typer.Option("--challenge", "-c", help="Whose leaderboard; see nnbox challenges.")]

@@ -10,8 +10,9 @@ import nibabel
 import numpy as np
 
 from nnunet_box.dataset.cases import SourceCase, case_volumes, channel_array, read_label
-from nnunet_box.dataset.check_cohort import CaseFacts, Finding, cohort_findings
+from nnunet_box.dataset.check_cohort import CaseFacts, cohort_findings
 from nnunet_box.dataset.dataset import Dataset, load_dataset
+from nnunet_box.dataset.findings import Finding
 from nnunet_box.dataset.forms import SAME_AFFINE_MM, form_problems
 from nnunet_box.dataset.splits import FOLDS, check_folds, read_folds
 from nnunet_box.dataset.volumes import Volume, check_gzip, read_header

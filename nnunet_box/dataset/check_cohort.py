@@ -5,40 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import nibabel
 import numpy as np
 
 from nnunet_box.dataset.cases import SourceCase
 from nnunet_box.dataset.dataset import Dataset
+from nnunet_box.dataset.findings import Finding
 from nnunet_box.dataset.geometry import IDENTITY, Geometry
-from nnunet_box.errors import InvalidData
 
 SPACING_RATIO = 3.0
 """A spacing this many times the median, or a fraction as small, is an outlier: scanners differ by less."""
 
 RARELY_ABSENT = 0.1
 """A structure that this share of the cases or fewer lack is worth a look; lacking in more, it is the disease's way."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing wrong with a data set. ``error`` keeps it from being used, ``warning`` does not.
-
-    fixable: whether ``repair_dataset`` can do something about it.
-    """
-
-    severity: Literal["error", "warning"]
-    file: str
-    expected: str
-    found: str
-    fix: str
-    fixable: bool = False
-
-    @classmethod
-    def of(cls, problem: InvalidData) -> Finding:
-        return cls("error", str(problem.file), problem.expected, problem.found, problem.fix)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from nnunet_box.dataset.challenge import ChallengeFacts, SubmissionPart
-from nnunet_box.dataset.check import Finding
+from nnunet_box.dataset.findings import Finding
 from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.files import write_beside
 from nnunet_box.submission.members import CHUNK

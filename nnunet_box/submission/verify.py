@@ -15,7 +15,7 @@ import numpy as np
 
 from nnunet_box.dataset.cases import SourceCase, check_finite
 from nnunet_box.dataset.challenge import ChallengeFacts, SubmissionForm, SubmissionPart
-from nnunet_box.dataset.check import Finding
+from nnunet_box.dataset.findings import Finding
 from nnunet_box.dataset.geometry import Geometry
 from nnunet_box.dataset.volumes import Volume, is_junk, read_header, read_volume, strip_suffix
 from nnunet_box.errors import InvalidData
