@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nnunet_box.dataset.cases import Repair, Slab
 from nnunet_box.dataset.geometry import Geometry
+from nnunet_box.dataset.untrusted import TRAILING
 from nnunet_box.dataset.volumes import NIFTI_SUFFIXES, check_gzip, nifti_image, read_header, read_volume
 from nnunet_box.errors import InvalidData
 
@@ -69,8 +70,11 @@ def _nifti_slabs(path: Path) -> Iterator[Slab]:
                     count = min(planes, depth - start)
                     slab = _read(stream, dtype, (count, *plane))
                     yield channel, start, apply_read_scaling(slab, proxy.slope, proxy.inter)
-            while compressed and stream.read(SLAB_BYTES):
-                pass
+            rest = 0
+            while compressed and rest <= TRAILING and (chunk := stream.read(SLAB_BYTES)):
+                rest += len(chunk)
+            if rest > TRAILING:
+                check_gzip(path)  # It says how much was claimed.
     except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
         check_gzip(path)
         raise InvalidData(

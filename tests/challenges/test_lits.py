@@ -187,10 +187,11 @@ def test_workers_change_nothing(lits, tmp_path):
 def test_a_repaired_case_goes_on_after_an_error_and_others_are_not_done_twice(lits, tmp_path, capsys):
     broken = lits / "LITS-Challenge-Test-Data" / "test-volume-10.nii"
     whole = broken.read_bytes()
+    recognition = Lits().recognise(lits)
     truncate(broken, 0.9)
     destination = tmp_path / "ws" / "lits"
     with pytest.raises(InvalidData, match="data that ends early"):
-        Lits().convert(Lits().recognise(lits), destination)
+        Lits().convert(recognition, destination)
     assert not destination.exists()
     assert "6 finished cases are kept" in capsys.readouterr().err
     partial = next(destination.parent.iterdir()) / "content"

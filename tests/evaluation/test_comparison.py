@@ -178,7 +178,7 @@ class OwnMetrics:
 
 
 def test_the_command_asks_the_challenge_for_its_own_metrics(folders, monkeypatch):
-    monkeypatch.setattr("nnunet_box.dataset.challenge.load_challenge", lambda name: OwnMetrics())
+    monkeypatch.setattr("nnunet_box.dataset.challenge.load_challenge", lambda name, options: OwnMetrics())
     shown = invoke(*folders, "--challenge", "acdc").stdout
     assert "ED.LV.dice" in shown and "0.5000" in shown
     assert "patient001" not in shown
