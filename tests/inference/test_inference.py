@@ -222,6 +222,25 @@ def test_pairs_average_on_the_files_grid() -> None:
         assert (labels == expected).all()
 
 
+def test_all_folds_of_a_member_are_averaged() -> None:
+    probabilities = {"one": [0.5, 0.4, 0.1], "two": [0.1, 0.4, 0.5], "three": [0.2, 0.5, 0.3]}
+
+    class Constant:
+        def __init__(self, fold: str) -> None:
+            self.logits = np.log(np.array(probabilities[fold], np.float32)).reshape(1, 3, 1, 1, 1)
+
+        def __call__(self, patches: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.broadcast_to(self.logits, (len(patches), 3, *patches.shape[2:])).copy()
+
+    image = np.random.default_rng(0).normal(size=(1, 8, 16, 16)).astype(np.float32)
+    folds = tuple(Path(name) for name in probabilities)
+    for chosen, expected in ((folds[:1], 0), (folds[1:2], 2), (folds, 1)):
+        member = Member("3d_fullres", chosen)
+        options = InferenceOptions(mirroring=False)
+        labels = predict_case(image, (1.0,) * 3, toy_plan(), [member], lambda _, file: Constant(file.name), options)
+        assert (labels == expected).all()
+
+
 def test_a_bundle_is_checked(bundle: tuple[Path, Bundle], tmp_path: Path) -> None:
     folder, _ = bundle
     assert load_bundle(folder, check_weights=True).members[0].weights[1].fold == 1
