@@ -56,6 +56,18 @@ class Bcv(Adapter):
         licence="by Synapse account and acceptance of its conditions; not to be passed on",
         reference="Landman et al., MICCAI Multi-Atlas Labeling Beyond the Cranial Vault, 2015, doi:10.7303/syn3193805",
         obtain="synapse.org, syn3193805: Abdomen/RawData.zip; unpack and give the folder RawData",
+        certainty={
+            "labels": "verified",
+            "counts": "secondary",
+            "group": "inferred",
+            "metrics": "secondary",
+            "distances": "memory",
+            "submission": "inferred",
+            "file names": "inferred",
+            "licence": "memory",
+            "reference": "secondary",
+            "obtain": "secondary",
+        },
     )
 
     def __init__(self, pattern: str = PATTERN) -> None:

@@ -13,7 +13,7 @@ from nnbox_challenges.base import Adapter
 from nnbox_challenges.layout import plain_cases, require_folder
 from nnbox_challenges.lits_layout import Found, find_files, numbered, repair_of
 from nnunet_box.dataset.cases import ChannelFile, SourceCase
-from nnunet_box.dataset.challenge import ChallengeFacts, Recognition, TaskFacts
+from nnunet_box.dataset.challenge import ChallengeFacts, Recognition, SubmissionForm, TaskFacts
 from nnunet_box.errors import InvalidData
 
 LABELS = {0: "background", 1: "liver", 2: "tumour"}
@@ -39,6 +39,20 @@ class Lits(Adapter):
         licence="CC BY-NC-ND 4.0: what is made from it may not be passed on",
         reference="Bilic et al., Medical Image Analysis 84, 102680 (2023), arXiv:1901.04056",
         obtain="competitions.codalab.org/competitions/17094: Training Batch 1 and 2, LITS-Challenge-Test-Data; unpack",
+        # The scorer compares arrays and takes the spacing from the reference.
+        form=SubmissionForm(same_affine=False),
+        certainty={
+            "labels": "verified",
+            "counts": "verified",
+            "group": "verified",
+            "metrics": "verified",
+            "submission": "verified",
+            "spacing of volumes with identity headers": "memory",
+            "where to submit today": "memory",
+            "licence": "secondary",
+            "reference": "verified",
+            "obtain": "secondary",
+        },
     )
 
     def __init__(self, spacings: Mapping[str, tuple[float, float, float]] | None = None) -> None:

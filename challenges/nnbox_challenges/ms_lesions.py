@@ -53,6 +53,19 @@ class MsLesions(Adapter):
             "smart-stats-tools.org/lesion-challenge-2015: training_final_v4.zip and testdata_website_2016-03-24.zip; "
             "unpack both and give the folder that holds them"
         ),
+        certainty={
+            "labels": "verified",
+            "counts": "verified",
+            "group": "verified",
+            "metrics": "secondary",
+            "connectivity of lesions": "memory",
+            "scale of the website's score": "memory",
+            "submission": "verified",
+            "layout of the zip": "memory",
+            "licence": "secondary",
+            "reference": "verified",
+            "obtain": "secondary",
+        },
     )
 
     def __init__(self, rater: str = "both", team: str = "nnUNet", connectivity: str = "18") -> None:

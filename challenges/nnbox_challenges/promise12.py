@@ -58,6 +58,20 @@ class Promise12(Adapter):
             "zenodo.org/records/8026660: training_data.zip, test_data.zip, livechallenge_test_data.zip; "
             "unpack and give the folder that holds them"
         ),
+        certainty={
+            "labels": "secondary",
+            "counts": "secondary",
+            "group": "inferred",
+            "centres of the training cases": "secondary",
+            "metrics": "verified",
+            "thirds for base and apex": "memory",
+            "second observer's measures": "memory",
+            "submission": "inferred",
+            "layout of the zip": "memory",
+            "licence": "memory",
+            "reference": "verified",
+            "obtain": "secondary",
+        },
     )
 
     def __init__(self, observer: Path | None = None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nnbox_challenges.decathlon_tasks import PREFIXES, TASKS, TOLERANCES_MM
+from nnunet_box.cli.convert import FACTS
 from nnunet_box.dataset.challenge import challenge_names, load_challenge
 from nnunet_box.errors import UsageError
 
@@ -23,6 +24,7 @@ def test_adapters_are_found_through_entry_points():
         adapter = load_challenge(name)
         assert adapter.name == name
         assert adapter.title and adapter.facts.tasks
+        assert {fact for fact, _ in FACTS} <= set(adapter.facts.certainty), f"{name}: say how sure each fact is"
     with pytest.raises(UsageError, match="acdc, bcv, decathlon"):
         load_challenge("nothing")
 
