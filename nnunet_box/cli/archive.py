@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nnunet_box.cli.options import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from nnunet_box.cli.options import DEFAULT_WORKSPACE, ChallengeOptions, JsonOption, WorkspaceOption
 from nnunet_box.progress import say
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def build(
         Path | None, typer.Option("--output", "-o", help="WORKSPACE/submissions/CHALLENGE.zip by default.")
     ] = None,
     test_folder: TestFolderOption = None,
+    option: ChallengeOptions = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,10 +53,11 @@ def build(
 
     Example: nnbox build-submission archive --challenge acdc predictions --test-folder ACDC/database/testing
     """
+    from nnunet_box.cli.common import challenge_options
     from nnunet_box.dataset.challenge import load_challenge
     from nnunet_box.submission.archive import build_archive
 
-    adapter = load_challenge(challenge)
+    adapter = load_challenge(challenge, challenge_options(option))
     parts = adapter.submission(_test_folder(workspace, challenge, test_folder))
     target = output or workspace / "submissions" / f"{challenge}.zip"
     built = build_archive(predictions, target, adapter.facts, parts)
@@ -76,6 +78,7 @@ def verify(
     file: Annotated[Path, typer.Argument(help="The zip archive.")],
     challenge: ChallengeOption,
     test_folder: TestFolderOption = None,
+    option: ChallengeOptions = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
@@ -85,10 +88,11 @@ def verify(
 
     Example: nnbox verify-submission archive acdc.zip --challenge acdc --test-folder ACDC/database/testing
     """
+    from nnunet_box.cli.common import challenge_options
     from nnunet_box.dataset.challenge import load_challenge
     from nnunet_box.submission.verify import verify_archive
 
-    adapter = load_challenge(challenge)
+    adapter = load_challenge(challenge, challenge_options(option))
     parts = adapter.submission(_test_folder(workspace, challenge, test_folder))
     findings = verify_archive(file, adapter.facts, parts)
     errors = sum(finding.severity == "error" for finding in findings)
