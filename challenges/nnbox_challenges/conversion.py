@@ -26,6 +26,7 @@ from nnunet_box.dataset.cases import (
 )
 from nnunet_box.dataset.forms import SAME_AFFINE_MM, form_problems
 from nnunet_box.dataset.geometry import Geometry
+from nnunet_box.dataset.metaimage import open_metaimage
 from nnunet_box.dataset.streaming import read_slabs, save_slabs
 from nnunet_box.dataset.volumes import NIFTI_SUFFIXES, check_gzip, read_header, save_nifti, stored_type
 from nnunet_box.errors import InvalidData
@@ -81,9 +82,20 @@ class Job:
     @cached_property
     def key(self) -> Any:
         """What the finished files depend on: the case, its source files' size and time, the parameters, the version."""
-        stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in self.sources if file.is_file()]
+        parts = [part for file in self.sources if file.is_file() for part in _stored_in(file)]
+        stamps = [(str(part), part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
         key = {"version": __version__, "split": self.split, "declared": self.declared, "sources": stamps}
         return json.loads(json.dumps({**key, "case": asdict(self.case)}, default=str))
+
+
+def _stored_in(file: Path) -> list[Path]:
+    """A file, and where it is a header without voxels that of its voxels."""
+    if file.suffix.lower() != ".mhd":
+        return [file]
+    try:
+        return [file, open_metaimage(file).data]
+    except InvalidData:  # Converting it will say so.
+        return [file]
 
 
 def image_files(folder: Path, case_id: str, split: str, channels: int) -> list[Path]:

@@ -388,3 +388,22 @@ def test_real_cases_go_there_and_back_unchanged(real_data, converted, tmp_path):
     perfect(Promise12().evaluate(tmp_path / "out", source), 2)
     perfect(Promise12().evaluate(Path(dataset.folder) / "labelsTr", source), 2)
     assert [finding for finding in check_dataset(dataset.folder) if finding.severity == "error"] == []
+
+
+def test_voxels_that_change_after_an_interruption_are_converted_again(tmp_path):
+    """The header that names them stays as it was; size and time of the voxels' own file count too."""
+    source = write_promise12(tmp_path / "PROMISE12", "merged")
+    recognition = Promise12().recognise(source)
+    last = source / "TestData" / "Case04.raw"
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-10])
+    with pytest.raises(InvalidData, match="Case04"):
+        Promise12().convert(recognition, tmp_path / "ws" / "promise12", workers=1)
+    last.write_bytes(whole)
+    images = [(case, open_metaimage(case.reference_file)) for case in recognition.training]
+    changed, image = next((case, image) for case, image in images if not image.compressed)
+    other = (read_voxels(image) + 1).astype(image.dtype)
+    image.data.write_bytes(other.tobytes())
+    Promise12().convert(recognition, tmp_path / "ws" / "promise12", workers=1)
+    written = read_volume(tmp_path / "ws" / "promise12" / "imagesTr" / f"{changed.id}_0000.nii.gz").array
+    assert np.array_equal(written, other)
