@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, WorkspaceOption
+from nnunet_box.cli.options import DEFAULT_WORKSPACE, ChallengeOptions, DatasetArgument, WorkspaceOption
 from nnunet_box.cli.train import (
     BatchesOption,
     BudgetOption,
@@ -31,6 +31,7 @@ def train_all(
         str | None, typer.Option("--challenge", help="With --source: convert this challenge's download first.")
     ] = None,
     source: Annotated[Path | None, typer.Option("--source", help="The download.")] = None,
+    option: ChallengeOptions = None,
     configurations: Annotated[
         str | None, typer.Option("--configurations", help="Comma-separated; all of the plan by default.")
     ] = None,
@@ -53,12 +54,12 @@ def train_all(
     A cascade comes last and needs all folds of 3d_lowres, so that one is trained in all of them whatever --folds says.
     A budget is shared out evenly among the networks. Example: nnbox train-all acdc --budget 10h
     """
-    from nnunet_box.cli.common import fold_numbers, names, open_dataset, training_settings
+    from nnunet_box.cli.common import challenge_options, fold_numbers, names, open_dataset, training_settings
     from nnunet_box.cli.select import print_selection
     from nnunet_box.execution import chain
     from nnunet_box.execution.prepare import existing_plan
 
-    chosen = _converted(workspace, dataset, challenge, source)
+    chosen = _converted(workspace, dataset, challenge, source, challenge_options(option))
     paths, opened = open_dataset(workspace, chosen)
     wanted, numbers = names(configurations), fold_numbers(folds)
     variants = variant_names(variant)
@@ -84,18 +85,22 @@ def train_all(
     typer.echo(f"Next: nnbox build-submission image {opened.name}", err=True)
 
 
-def _converted(workspace: Path, dataset: str | None, challenge: str | None, source: Path | None) -> str | None:
+def _converted(
+    workspace: Path, dataset: str | None, challenge: str | None, source: Path | None, options: dict[str, str]
+) -> str | None:
     """Name of the data set to train; with ``source`` it is converted first, unless it is there."""
     from nnunet_box.errors import UsageError
 
     if source is None:
+        if options:
+            raise UsageError("--option needs --source: it is about how the download is converted.")
         return dataset or challenge
     if challenge is None:
         raise UsageError("--source needs --challenge: whose download is it?")
     from nnunet_box.dataset.challenge import load_challenge
     from nnunet_box.dataset.untrusted import check_source
 
-    adapter = load_challenge(challenge)
+    adapter = load_challenge(challenge, options)
     check_source(source)
     recognition = adapter.recognise(source)
     name = dataset or recognition.dataset_name

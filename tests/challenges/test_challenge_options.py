@@ -105,3 +105,21 @@ def test_a_data_set_of_another_rule_is_refused(lesions, tmp_path, converted):
     (folder / "cases.json").write_text(json.dumps({**content, "splits": "by horoscope"}))
     with pytest.raises(InvalidData, match="cases.json as nnbox convert writes it"):
         load_dataset(folder)
+
+
+def test_train_all_converts_with_options(lesions, tmp_path):
+    arguments = (
+        "train-all",
+        "-w",
+        tmp_path / "ws",
+        "--challenge",
+        "ms_lesions",
+        "--dry-run",
+        "--option",
+        "rater=union",
+    )
+    with pytest.raises(UsageError, match="--option needs --source"):
+        nnbox(*arguments)
+    nnbox(*arguments, "--source", lesions)
+    (record, *_) = declared(tmp_path / "ws/datasets/ms_lesions")["cases"]
+    assert any("union" in repair for repair in record["repairs"])
