@@ -79,13 +79,14 @@ def ablate(
 
 def _print(ablation: Ablation) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     structures = {label: name for label, name in ablation.labels.items() if label}
     title = f"{ablation.dataset}, {ablation.configuration}, fold {ablation.fold}"
     if ablation.paper_dice is not None:
         title += f" (paper: {ablation.paper_dice:.2f})"
-    table = Table("variant", *structures.values(), "mean", "change", "paper's change", title=title)
+    variant = Column("variant", overflow="fold")
+    table = Table(variant, *structures.values(), "mean", "change", "paper's change", title=title)
     for row in ablation.rows:
         dice = ("-" if row.dice[label] is None else f"{row.dice[label]:.4f}" for label in structures)
         paper = "-" if row.paper_change is None else f"{row.paper_change:+.1f} %"
