@@ -20,14 +20,12 @@ MOST_COMPRESSED = 1100
 LARGEST_EXTENSION = 16 << 20
 """Bytes of a NIfTI header with its extensions; they are read as a whole."""
 
+GZIP_CHUNK = 1 << 20
 TRAILING = 1 << 20
 """Bytes a stream may have after its last voxel: some writers pad."""
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 READ_BY_ADAPTERS = (".nii", ".gz", ".mhd", ".mha", ".raw", ".zraw", ".nrrd", ".json", ".cfg", ".md", ".txt", ".csv")
-LEVELS = 6
-"""How deep links are looked for: one level more than adapters look for cases."""
-
 AGAIN = "Copy it again from the download."
 
 
@@ -49,8 +47,6 @@ def check_source(source: Path) -> None:
         raise InvalidData(source, "the folder of an unpacked download", kind, fix)
     root = source.resolve()
     for folder, folders, files in os.walk(root):
-        if len(Path(folder).relative_to(root).parts) >= LEVELS:
-            folders.clear()
         for name in [*folders, *files]:
             path = Path(folder, name)
             if not path.is_symlink() or path.resolve().is_relative_to(root):
@@ -62,6 +58,22 @@ def check_source(source: Path) -> None:
                     f"a link out of its folder, to {path.readlink()}",
                     "Copy what it points to in its place, or give the folder that really holds the data.",
                 )
+
+
+def unpacks_within(path: Path, most_bytes: int | None) -> bool:
+    """Read a gzip file to its end, so that its checksum is compared; False as soon as it is longer than ``most_bytes``.
+
+    Raises
+    ------
+    OSError, EOFError, zlib.error: cut off or damaged.
+    """
+    length = 0
+    with gzip.open(path) as stream:
+        while chunk := stream.read(GZIP_CHUNK):
+            length += len(chunk)
+            if most_bytes is not None and length > most_bytes:
+                return False
+    return True
 
 
 def nifti_claim(path: Path) -> tuple[int, tuple[int, ...]] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,13 @@ from numpy.typing import NDArray
 
 from nnunet_box.dataset import metaimage, nrrd
 from nnunet_box.dataset.geometry import Geometry
-from nnunet_box.dataset.untrusted import TRAILING, check_nifti_claim, nifti_claim
+from nnunet_box.dataset.untrusted import TRAILING, check_nifti_claim, nifti_claim, unpacks_within
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.files import write_beside
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 METAIMAGE_SUFFIXES = (".mhd", ".mha")
 OTHER_SUFFIXES = (*METAIMAGE_SUFFIXES, ".nrrd")
-GZIP_CHUNK = 1 << 20
 JUNK_NAMES = (".DS_Store", "Thumbs.db", "__MACOSX")
 
 
@@ -175,22 +173,19 @@ def check_gzip(path: Path) -> None:
     if not path.name.lower().endswith(".gz"):
         return
     claim = nifti_claim(path) if path.is_file() else None
-    length = 0
     try:
-        with gzip.open(path) as stream:
-            while chunk := stream.read(GZIP_CHUNK):
-                length += len(chunk)
-                if claim is not None and length > claim[0] + TRAILING:
-                    raise InvalidData(
-                        path,
-                        f"a stream of {claim[0]} bytes, as its header claims",
-                        "one that goes on",
-                        "Copy it again from the download.",
-                    )
+        within = unpacks_within(path, claim[0] + TRAILING if claim is not None else None)
     except (OSError, EOFError, zlib.error) as error:
         raise InvalidData(
             path, "a whole gzip file", f"{error}", "Copy it again from the download; the copy is incomplete."
         ) from error
+    if claim is not None and not within:
+        raise InvalidData(
+            path,
+            f"a stream of {claim[0]} bytes, as its header claims",
+            "one that goes on",
+            "Copy it again from the download.",
+        )
 
 
 def _metaimage_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:

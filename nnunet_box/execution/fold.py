@@ -87,7 +87,7 @@ def train_fold(
 
 def _differences(folder: Path, settings: TrainingSettings) -> list[str]:
     """Settings of a finished fold that ``settings`` would change, as ``name value``."""
-    before = read_json(folder / STAGE_FILE)["parameters"]
+    before = asdict(TrainingSettings(**read_json(folder / STAGE_FILE)["parameters"]))
     free = ("device", "workers", "checkpoint_seconds", "variants")
     return [
         f"{name} {before[name]}"

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from nnunet_box.dataset.untrusted import unpacks_within
 from nnunet_box.errors import InvalidData
 
 CHUNK = 1 << 20
@@ -109,21 +110,16 @@ def check_compression(file: Path, name: str, most_bytes: int) -> None:
         )
     if not compressed:
         return
-    import gzip
-
-    length = 0
     try:
-        with gzip.open(file) as content:
-            while chunk := content.read(CHUNK):
-                length += len(chunk)
-                if length > most_bytes:
-                    raise InvalidData(
-                        name,
-                        f"at most {most_bytes} bytes when unpacked, for its image's shape",
-                        "a gzip stream of more",
-                        "Predict this case again.",
-                    )
+        within = unpacks_within(file, most_bytes)
     except (OSError, EOFError, zlib.error) as error:
         raise InvalidData(
             name, "a whole gzip stream", f"a cut off or damaged one ({error})", "Predict this case again."
         ) from error
+    if not within:
+        raise InvalidData(
+            name,
+            f"at most {most_bytes} bytes when unpacked, for its image's shape",
+            "a gzip stream of more",
+            "Predict this case again.",
+        )

@@ -16,6 +16,7 @@ from tiny_downloads import gunzip
 
 from nnbox_challenges.acdc import Acdc
 from nnunet_box.cli.app import main
+from nnunet_box.dataset.untrusted import check_source
 from nnunet_box.dataset.volumes import check_gzip, read_volume
 from nnunet_box.errors import InvalidData
 
@@ -78,6 +79,15 @@ def test_links_out_of_the_download(convert, acdc, tmp_path, name):
     (acdc / name).symlink_to(elsewhere)
     told = convert(acdc)
     assert f"{acdc.resolve() / name}: expected" in told and f"a link out of its folder, to {elsewhere}" in told
+
+
+def test_links_are_found_however_deep_an_adapter_looks(tmp_path):
+    deep = tmp_path / "LiTS" / "/".join("abcdefgh")
+    deep.mkdir(parents=True)
+    (tmp_path / "volume-0.nii").write_bytes(b"x")
+    (deep / "volume-0.nii").symlink_to(tmp_path / "volume-0.nii")
+    with pytest.raises(InvalidData, match="a link out of its folder"):
+        check_source(tmp_path / "LiTS")
 
 
 def test_links_inside_it_and_the_folder_itself_as_a_link(acdc, tmp_path, monkeypatch):
