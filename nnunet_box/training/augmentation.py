@@ -20,12 +20,13 @@ from batchgenerators.transforms.color_transforms import (
 )
 from batchgenerators.transforms.noise_transforms import GaussianBlurTransform, GaussianNoiseTransform
 from batchgenerators.transforms.resample_transforms import SimulateLowResolutionTransform
-from batchgenerators.transforms.spatial_transforms import MirrorTransform, SpatialTransform
+from batchgenerators.transforms.spatial_transforms import MirrorTransform
 from numpy.typing import NDArray
 
 from nnunet_box.planning.plan import Configuration
 from nnunet_box.planning.variant import PAPER, Recipe
 from nnunet_box.training.previous_stage import PreviousStageToChannels, spoil_previous_stage
+from nnunet_box.training.spatial import WarpTransform
 
 PROBABILITY = 0.2
 SCALE = (0.85, 1.25)
@@ -155,7 +156,7 @@ def build_augmentation(
 def _spatial(ranges: SpatialRanges, elastic: bool) -> Any:
     angle = (-ranges.rotation, ranges.rotation)
     planar = ranges.in_plane or len(ranges.patch_size) == 2
-    return SpatialTransform(
+    return WarpTransform(
         ranges.patch_size[1:] if ranges.in_plane else ranges.patch_size,
         patch_center_dist_from_border=None,
         do_elastic_deform=elastic,
