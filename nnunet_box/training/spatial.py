@@ -58,7 +58,7 @@ class WarpTransform(SpatialTransform):  # type: ignore[misc]
             for limits in (self.angle_x, self.angle_y, self.angle_z)[: 3 if dimensions == 3 else 1]:
                 np.random.uniform()
                 angles.append(np.random.uniform(*limits))
-            matrix, moves = _rotation(angles).T, True
+            matrix, moves = rotation(angles).T, True
         if self.do_scale and np.random.uniform() < self.p_scale_per_sample:
             smaller = np.random.random() < 0.5 and self.scale[0] < 1
             limits = (self.scale[0], 1) if smaller else (max(self.scale[0], 1), self.scale[1])
@@ -66,7 +66,7 @@ class WarpTransform(SpatialTransform):  # type: ignore[misc]
         return np.ascontiguousarray(matrix), offsets, moves
 
 
-def _rotation(angles: list[float]) -> NDArray[np.float64]:
+def rotation(angles: list[float]) -> NDArray[np.float64]:
     rotation: NDArray[np.float64]
     if len(angles) == 1:
         rotation = create_matrix_rotation_2d(angles[0])
