@@ -4,8 +4,9 @@
 
 MODEL_FOLDER is what nnunetv2 trains into (``plans.json``, ``dataset.json``, ``fold_0/checkpoint_final.pth``). The
 usual way: one stage, ``pip install nnunetv2``, the model copied in, ``nnUNetv2_predict_from_modelfolder`` on ``/input``
-and ``/output``. ``--wheels`` takes them from a folder through a server on this machine instead of from the index; torch
-is a CPU build then if the folder's is (an image with CUDA is several gigabytes larger).
+and ``/output``. ``--wheels`` takes them from a folder (``pip wheel torch==2.13.0 nnunetv2==2.8.1``) through a server on
+this machine instead of from the index; torch is a CPU build then if the folder's is (an image with CUDA is several
+gigabytes larger).
 """
 
 from __future__ import annotations
