@@ -43,7 +43,8 @@ class RunLimits:
     tmpfs: paths that are scratch memory. shm_bytes, memory_bytes: sizes in bytes; swap is never added to
     memory_bytes, as an organiser's machine may have none. user: ``"uid:gid"``. ulimits: by the kernel's names
     (``nofile``), soft and hard alike. cpus: cores' worth of time, ``1.5`` for one and a half. init: a small first
-    process that passes signals on and reaps. seconds: wall time after which the container gets SIGTERM, and SIGKILL a few seconds later.
+    process that passes signals on and reaps. seconds: wall time after which the container is told to stop, and killed
+    a few seconds later.
     """
 
     network: str = "none"
@@ -93,7 +94,8 @@ class ImageFacts:
     """What an engine knows of an image.
 
     identifier: ``sha256:`` and the digest of its configuration. size_bytes: unpacked, all layers. layers: digests of
-    the unpacked layers, the lowest first. exposed_ports: as ``"4743/tcp"``. created: RFC 3339 time, empty where unknown.
+    the unpacked layers, the lowest first. exposed_ports: as ``"4743/tcp"``. created: RFC 3339 time, empty where
+    unknown.
     """
 
     identifier: str

@@ -110,9 +110,10 @@ class FakeEngine:
         except (OSError, tarfile.TarError, KeyError, ValueError) as error:
             raise InvalidData(archive, "an image archive", str(error), "Build and save the image again.") from error
         name: str = manifest[0]["RepoTags"][0]
-        self.images[name] = ImageFacts(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
-        )
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
+        }
+        self.images[name] = ImageFacts(**fields)
         return name
 
     def remove(self, image: str) -> None:
