@@ -34,7 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "podman: needs Podman's service (.ci/podman.sh); skipped where it does not answer")
+    config.addinivalue_line(
+        "markers", "podman: needs Podman's service (.ci/podman.sh); skipped where it does not answer"
+    )
 
 
 def real_data_folder(config: pytest.Config) -> Path | None:
@@ -81,6 +83,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if item.config.getoption("--require-podman"):
             pytest.fail(message, pytrace=False)
         pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def podman_address(request: pytest.FixtureRequest) -> str:
+    """DOCKER_HOST for Podman; only tests marked podman ask for it, which are skipped where there is none."""
+    host = podman_host(request.config)
+    assert host is not None
+    return host
 
 
 @pytest.fixture(scope="session")

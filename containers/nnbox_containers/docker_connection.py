@@ -273,6 +273,6 @@ def translated(image: str) -> Iterator[None]:
         raise ImageMissing(missing(image, str(error.explanation or "no such image"))) from error
     except docker.errors.APIError as error:
         said = str(error.explanation or error)
-        if "invalid reference format" in said:
+        if re.search("invalid reference format|must be lowercase", said):
             raise UsageError(f"{image!r} is not the name of an image, such as nnbox-acdc:1.0 ({said}).") from error
         raise NnboxError(f"{image}: the container engine refused: {advised(said)}") from error

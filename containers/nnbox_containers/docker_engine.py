@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import time
 import uuid
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -12,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nnbox_containers.archive_file import writer
+from nnbox_containers.archive_file import pieces, writer
 from nnbox_containers.context import BuildContext
 from nnbox_containers.docker_connection import (
     CONNECT_SECONDS,
@@ -131,6 +133,7 @@ class DockerEngine:
         platform: str | None = None,
     ) -> RunResult:
         self._fetch_if_missing(image, platform)
+        self._require_platform(image, platform)
         if is_local(self._api):
             require_sources(mounts)
         options = host_options(mounts, limits, self.facts.is_podman, self.facts.selinux)
@@ -174,14 +177,16 @@ class DockerEngine:
         if not archive.is_file():
             raise InvalidData(archive, expected, "no such file", "Correct the path.")
         try:
-            with connected(str(archive)), archive.open("rb") as file:
-                for event in self._api.load_image(file):
+            with connected(str(archive)):
+                for event in self._api.load_image(pieces(archive)):
                     problem = event.get("error", problem)
                     for line in str(event.get("stream", "")).splitlines():
                         if line.startswith(("Loaded image: ", "Loaded image ID: ")):
                             names.append(_plain_name(line.split(": ", 1)[1].strip()))
         except docker.errors.APIError as error:
             problem = str(error.explanation or error)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            problem = f"damaged compression ({error})"
         if "no space left" in problem:
             raise NnboxError(f"{archive}: not loaded: {advised(problem)}")
         if problem or len(names) != 1:
@@ -251,6 +256,14 @@ class DockerEngine:
             if chunk is None:
                 return
             yield chunk
+
+    def _require_platform(self, image: str, platform: str | None) -> None:
+        # Docker would refuse another architecture; Podman starts the image all the same.
+        found = self.inspect(image).architecture
+        if platform is not None and found != platform.split("/")[1]:
+            raise NnboxError(
+                f"{image} is for the architecture {found}, not for {platform}: build it on, or for, that platform."
+            )
 
     def _fetch_if_missing(self, image: str, platform: str | None) -> None:
         import docker

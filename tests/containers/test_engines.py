@@ -25,6 +25,7 @@ from nnbox_containers.engine import BuildFailed, ContainerEngine, ImageMissing, 
 from nnbox_containers.fake_engine import FakeEngine
 from nnunet_box.errors import InvalidData, NnboxError, UsageError
 
+
 DOCKERFILE = """FROM {base} AS first
 LABEL "first"="stage"
 FROM {base}
@@ -74,11 +75,9 @@ REAL = [pytest.param("docker", marks=pytest.mark.docker), pytest.param("podman",
 
 def real_engine(request: pytest.FixtureRequest) -> DockerEngine:
     """The engine of the fixture's parameter, connected."""
-    from conftest import podman_host
-
     with pytest.MonkeyPatch.context() as environment:
         if request.param == "podman":
-            environment.setenv("DOCKER_HOST", str(podman_host(request.config)))
+            environment.setenv("DOCKER_HOST", request.getfixturevalue("podman_address"))
         engine = DockerEngine()
         assert engine.facts.name == request.param
     return engine
@@ -145,9 +144,9 @@ def ours(engine: DockerEngine, image: str) -> list[str]:
     return [entry["Id"] for entry in engine._api.containers(all=True) if entry["ImageID"].endswith(identifier[-64:])]
 
 
-def test_build_inspect_save_load_remove(engine, base, tag, tmp_path):
+def test_build_inspect_save_load_remove(engine, tag, tmp_path):
     lines: list[str] = []
-    identifier = engine.build(context(base), tag, lines.append)
+    identifier = engine.build(context("scratch"), tag, lines.append)
     assert any(line.startswith("Step ") and line.endswith(" : COPY notes.txt /notes.txt") for line in lines)
     facts = engine.inspect(tag)
     assert facts.identifier == identifier
@@ -180,9 +179,9 @@ def test_build_inspect_save_load_remove(engine, base, tag, tmp_path):
     assert engine.inspect(tag).identifier == identifier
 
 
-def test_a_compressed_archive_is_the_same_each_time_and_loads(engine, base, tag, tmp_path):
-    dockerfile = "FROM {base}\nCOPY notes.txt /notes.txt\n"
-    identifier = engine.build(context(base, dockerfile), tag, lambda line: None)
+def test_a_compressed_archive_is_the_same_each_time_and_loads(engine, tag, tmp_path):
+    dockerfile = 'FROM {base}\nCOPY notes.txt /notes.txt\nCMD ["x"]\n'
+    identifier = engine.build(context("scratch", dockerfile), tag, lambda line: None)
     for name in ("a.tar.gz", "b.tar.gz"):
         engine.save(tag, tmp_path / name)
     first = (tmp_path / "a.tar.gz").read_bytes()
@@ -266,7 +265,7 @@ def test_a_failing_step_shows_its_output_and_leaves_no_container(real, real_base
 def test_a_build_has_no_network(real, real_base):
     name = f"nnbox-test-{uuid.uuid4().hex[:12]}:1"
     # Not /sys/class/net, which may be the machine's. The random name keeps an earlier answer out of the cache.
-    check = f"FROM {{base}}\nRUN echo {name}; test \"$(grep -c : /proc/net/dev)\" = 1 && grep -q lo: /proc/net/dev\n"
+    check = f'FROM {{base}}\nRUN echo {name}; test "$(grep -c : /proc/net/dev)" = 1 && grep -q lo: /proc/net/dev\n'
     real.build(context(real_base, check), name, lambda line: None)
     real.remove(name)
 
@@ -302,7 +301,9 @@ def test_run_gives_streams_exit_code_and_mounts(real, image, tmp_path):
 def test_a_folder_that_is_not_there_is_not_made(real, image, tmp_path, monkeypatch):
     with pytest.raises(InvalidData, match="/in"):
         real.run(image, mounts=[Mount(tmp_path / "absent", "/in")])
-    # As for an engine on another machine, which sees other folders.
+    assert not (tmp_path / "absent").exists()
+    if real.facts.is_podman:
+        return  # as a service on another machine it makes an empty folder there, and nobody here can prevent it
     monkeypatch.setattr(docker_engine, "require_sources", lambda mounts: None)
     with pytest.raises(NnboxError, match="another machine"):
         real.run(image, mounts=[Mount(tmp_path / "absent", "/in")])
@@ -370,7 +371,9 @@ def test_more_memory_than_allowed_is_told_apart_from_a_failure(real, image):
     assert result.killed_for_memory
     assert result.exit_code == 5
     assert not result.timed_out
-    result = real.run(image, ["import time; time.sleep(0.5); bytearray(300 << 20)"], limits=RunLimits(memory_bytes=128 << 20))
+    result = real.run(
+        image, ["import time; time.sleep(0.5); bytearray(300 << 20)"], limits=RunLimits(memory_bytes=128 << 20)
+    )
     assert result.exit_code == 137
     assert result.killed_for_memory
     assert result.peak_memory_bytes <= 129 << 20
