@@ -32,7 +32,8 @@ if __name__ == "__main__":
     told = json.loads(pathlib.Path("/opt/nnbox/profile.json").read_text())
     bundle = json.loads(pathlib.Path(told["bundle"], "bundle.json").read_text())
     facts = {
-        "told": told, "arguments": sys.argv[1:], "challenge": bundle["challenge"], "uid": os.getuid(), "gid": os.getgid(),
+        "told": told, "arguments": sys.argv[1:], "challenge": bundle["challenge"],
+        "uid": os.getuid(), "gid": os.getgid(),
         "home": os.path.expanduser("~"), "unbuffered": os.environ["PYTHONUNBUFFERED"],
         "threads": {name: int(value) for name, value in os.environ.items() if "THREAD" in name},
         "root_refused": refused("/"), "bundle_refused": refused(told["bundle"]), "tmp_refused": refused("/tmp"),
