@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, entry_points
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
 from nnbox_containers.own_wheel import DISTRIBUTION, own_wheel
-from nnunet_box.errors import NnboxError, UsageError
+from nnunet_box.errors import InvalidData, NnboxError, UsageError
 from nnunet_box.files import TEMPORARY_MARK, write_beside
 from nnunet_box.progress import say, track
 
@@ -130,6 +131,9 @@ def fill_wheelhouse(folder: Path, adapter: str | None = None) -> tuple[Path, ...
     for pin in track(missing, "Fetching wheels"):
         _fetch(folder, pin)
     wheels = [wheel for pin in pins if (wheel := find_wheel(folder, pin)) is not None]
+    for wheel in wheels:
+        if not zipfile.is_zipfile(wheel):
+            raise InvalidData(wheel, "a whole wheel", "a damaged file", "Delete it and run the same command again.")
     name, content = own_wheel()
     own = folder / name
     if not own.is_file() or own.read_bytes() != content:

@@ -253,29 +253,6 @@ def test_without_an_engine_one_line_says_what_to_start(workspace, tmp_path, monk
     assert not (workspace / "wheelhouse").exists()
 
 
-def test_each_reason_for_no_engine_has_its_own_advice(tmp_path, monkeypatch):
-    def reason(*, host: str | None, sock: Path, installed: bool, allowed: bool = True) -> str:
-        if host is None:
-            monkeypatch.delenv("DOCKER_HOST", raising=False)
-        else:
-            monkeypatch.setenv("DOCKER_HOST", host)
-        monkeypatch.setattr(docker_engine, "DEFAULT_SOCKET", sock)
-        monkeypatch.setattr(docker_engine.shutil, "which", lambda name: "/usr/bin/docker" if installed else None)
-        monkeypatch.setattr(docker_engine.os, "access", lambda path, mode: allowed)
-        line = docker_engine._why_unavailable(Exception("Error while fetching server API version: refused\nmore"))
-        assert "\n" not in line
-        return line
-
-    absent, present = tmp_path / "absent.sock", tmp_path / "present.sock"
-    present.touch()
-    assert "install Docker" in reason(host=None, sock=absent, installed=False)
-    assert "not running: sudo systemctl start docker" in reason(host=None, sock=absent, installed=True)
-    assert "usermod -aG docker" in reason(host=None, sock=present, installed=True, allowed=False)
-    assert "does not answer (refused): sudo systemctl restart docker" in reason(host=None, sock=present, installed=True)
-    assert "podman.socket" in reason(host=f"unix://{absent}", sock=present, installed=True)
-    assert "DOCKER_HOST=tcp://far:2375" in reason(host="tcp://far:2375", sock=present, installed=True)
-
-
 def test_a_socket_nobody_listens_on_is_no_engine(tmp_path, monkeypatch):
     path = tmp_path / "dead.sock"
     listener = socket.socket(socket.AF_UNIX)

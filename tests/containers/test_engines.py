@@ -25,7 +25,6 @@ from nnbox_containers.engine import BuildFailed, ContainerEngine, ImageMissing, 
 from nnbox_containers.fake_engine import FakeEngine
 from nnunet_box.errors import InvalidData, NnboxError, UsageError
 
-
 DOCKERFILE = """FROM {base} AS first
 LABEL "first"="stage"
 FROM {base}
