@@ -64,7 +64,7 @@ def require_sources(mounts: Sequence[Mount]) -> None:
 
 
 def _own_limits() -> dict[str, int]:
-    """This process's own hard limits, as far as podman has not lowered its own below them."""
+    """The hard limits of this process, as far as podman has not lowered its own below them."""
     most_processes = int((PROCESSES / "sys" / "kernel" / "pid_max").read_text())
     kinds = {"nofile": (resource.RLIMIT_NOFILE, MOST_FILES), "nproc": (resource.RLIMIT_NPROC, most_processes)}
     own = {name: (resource.getrlimit(kind)[1], most) for name, (kind, most) in kinds.items()}

@@ -364,8 +364,9 @@ def test_the_peak_of_memory_is_measured(real, image, monkeypatch):
 
 
 def test_more_memory_than_allowed_is_told_apart_from_a_failure(real, image):
-    # Piece by piece, and with a parent that lives on: what the kernel ends is then not the container's first process.
-    program = "import subprocess, sys, time; a = subprocess.run([sys.executable, '-c', 'bytearray(300 << 20)']); time.sleep(1); sys.exit(5)"
+    # What the kernel ends is not the container's first process, which lives on.
+    child = "subprocess.run([sys.executable, '-c', 'bytearray(300 << 20)'])"
+    program = f"import subprocess, sys, time; {child}; time.sleep(1); sys.exit(5)"
     result = real.run(image, [program], limits=RunLimits(memory_bytes=128 << 20, seconds=60))
     assert result.killed_for_memory
     assert result.exit_code == 5
@@ -423,7 +424,8 @@ def test_a_command_that_does_not_exist_cannot_start(real, image):
 def test_another_processors_program_is_explained(real, real_base):
     name = f"nnbox-test-{uuid.uuid4().hex[:12]}:1"
     # A program for another processor, as far as this kernel cares: the right magic number, no known machine.
-    foreign = "FROM {base}\nRUN head -c 64 /usr/bin/python3 > /x && printf '\\377\\377' | dd of=/x bs=1 seek=18 conv=notrunc && chmod +x /x\n"
+    mark = "printf '\\377\\377' | dd of=/x bs=1 seek=18 conv=notrunc"
+    foreign = f"FROM {{base}}\nRUN head -c 64 /usr/bin/python3 > /x && {mark} && chmod +x /x\n"
     real.build(context(real_base, foreign), name, lambda line: None)
     try:
         with pytest.raises(StartFailed, match="architecture"):

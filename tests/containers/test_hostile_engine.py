@@ -1,4 +1,4 @@
-"""Engines that are not there, refuse or break; full disks; damaged wheels: one line with what to do, nothing half-done."""
+"""Engines that are not there, refuse or break; full disks; damaged wheels: one line with what to do."""
 
 from __future__ import annotations
 
