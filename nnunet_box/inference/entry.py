@@ -6,30 +6,29 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 from nnunet_box.bundle import load_bundle
 from nnunet_box.dataset.challenge import load_challenge
 from nnunet_box.errors import NnboxError
+from nnunet_box.inference.choose import RUNTIMES, network_loader
 from nnunet_box.inference.ensemble import InferenceOptions
 from nnunet_box.inference.folder import Predictor, exporter, input_cases, predict_folder
-from nnunet_box.inference.torch_runtime import choose_device, plan_network
 from nnunet_box.progress import say
 
 INTERRUPTED = 130
 
 
-def run(bundle_folder: Path, source: Path, output: Path, device_name: str, options: InferenceOptions) -> None:
+def run(
+    bundle_folder: Path, source: Path, output: Path, runtime: str, device: str, options: InferenceOptions
+) -> None:
     """Predict ``source`` with a bundle into ``output``."""
     bundle = load_bundle(bundle_folder)
     challenge = load_challenge(bundle.challenge) if bundle.challenge else None
     cases = input_cases(source, len(bundle.channel_names), challenge)
-    device = choose_device(device_name)
-    say(f"{bundle.dataset}: {len(cases)} cases on {device}")
-    predictor = Predictor(
-        bundle, bundle.ensemble(bundle_folder), partial(plan_network, plan=bundle.plan, device=device), options
-    )
+    load, description = network_loader(bundle.plan, runtime, device)
+    say(f"{bundle.dataset}: {len(cases)} cases, {description}")
+    predictor = Predictor(bundle, bundle.ensemble(bundle_folder), load, options, description)
     predict_folder(predictor, cases, output, exporter(challenge))
 
 
@@ -39,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--input", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--runtime", choices=RUNTIMES, default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--no-mirroring", action="store_true")
     parsed = parser.parse_args(arguments)
@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             parsed.bundle,
             parsed.input,
             parsed.output,
+            parsed.runtime,
             parsed.device,
             InferenceOptions(mirroring=not parsed.no_mirroring),
         )

@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.evaluation.postprocessing import apply_postprocessing
 from nnunet_box.files import sweep_temporaries, write_json
 from nnunet_box.inference.ensemble import InferenceOptions, LoadNetwork, Member, predict_case
+from nnunet_box.inference.timing import FirstWindow
 from nnunet_box.progress import track
 
 RUN_FILE = "run.json"
@@ -32,12 +33,15 @@ Export = Callable[[NDArray[np.uint8], SourceCase, Path], Path]
 
 @dataclass(frozen=True)
 class Predictor:
-    """A bundle ready to run: its ensemble, how networks are loaded, how windows are averaged."""
+    """A bundle ready to run: its ensemble, how networks are loaded, how windows are averaged. runtime: what runs
+    them, for ``run.json``.
+    """
 
     bundle: Bundle
     members: Sequence[Member]
     load_network: LoadNetwork
     options: InferenceOptions
+    runtime: str = ""
 
     def labels(
         self, image: NDArray[np.float32], spacing: tuple[float, float, float], probabilities: Path | None
@@ -132,8 +136,8 @@ def predict_folder(
     resume: bool = False,
     save_probabilities: bool = False,
 ) -> dict[str, Any]:
-    """Predict and write every case; returns and writes ``run.json`` (per case: seconds by stage, peak memory, voxels
-    per label).
+    """Predict and write every case; returns and writes ``run.json`` (runtime, seconds from the process's start
+    to the first window, per case seconds by stage, peak memory, voxels per label).
 
     With ``resume`` cases whose prediction is there are left alone; files are whole or absent, so they are good, and of
     a pair of files both are looked for.
@@ -145,6 +149,8 @@ def predict_folder(
     check_writable(output)
     sweep_temporaries(output)
     channels = len(predictor.bundle.channel_names)
+    first = FirstWindow(predictor.load_network)
+    predictor = replace(predictor, load_network=first.load)
     records: list[dict[str, Any]] = []
     for case in track(cases, "Predict"):
         if len(case.channels) != channels:
@@ -163,6 +169,8 @@ def predict_folder(
         "dataset": predictor.bundle.dataset,
         "configurations": [member.configuration for member in predictor.members],
         "networks": sum(member.networks for member in predictor.members),
+        "runtime": predictor.runtime or None,
+        "seconds": {"start": None if first.seconds is None else round(first.seconds, 3)},
         "cases": records,
     }
     write_json(output / RUN_FILE, run)
