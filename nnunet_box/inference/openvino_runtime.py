@@ -64,7 +64,6 @@ def cpu_properties(threads: int) -> dict[str, Any]:
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
         "INFERENCE_NUM_THREADS": threads,
-        "COMPILATION_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,
     }
 
