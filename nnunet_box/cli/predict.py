@@ -52,6 +52,7 @@ def predict(
     from nnunet_box.inference.choose import network_loader
     from nnunet_box.inference.ensemble import InferenceOptions
     from nnunet_box.inference.folder import Predictor, exporter, input_cases, predict_folder
+    from nnunet_box.inference.stopping import stop_on_signals
 
     loaded = load_bundle(bundle, check_weights=True)
     name = challenge or loaded.challenge
@@ -61,12 +62,7 @@ def predict(
     members = loaded.ensemble(bundle, tuple(numbers) if numbers is not None else None)
     load, description = network_loader(loaded.plan, runtime, device)
     options = InferenceOptions(mirroring=not no_mirroring, weighting="plain" if plain_overlap else "gaussian")
-    run = predict_folder(
-        Predictor(loaded, members, load, options, description),
-        cases,
-        output,
-        exporter(adapter),
-        resume,
-        save_probabilities,
-    )
+    predictor = Predictor(loaded, members, load, options, description)
+    with stop_on_signals([output]):
+        run = predict_folder(predictor, cases, output, exporter(adapter), resume, save_probabilities)
     typer.echo(json.dumps(run) if as_json else str(output))
