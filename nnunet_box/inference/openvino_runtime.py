@@ -52,6 +52,11 @@ def _core() -> Any:
     return openvino().Core()
 
 
+def device_name() -> str:
+    """The processor, as OpenVINO's plugin for it tells; fails where the plugin or a library it needs is missing."""
+    return str(_core().get_property("CPU", "FULL_DEVICE_NAME")).strip()
+
+
 def cpu_properties(threads: int) -> dict[str, Any]:
     """How a network is compiled.
 
@@ -106,7 +111,10 @@ class OpenVinoRuntime:
         return cls(model, threads or usable_threads())
 
     def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        self._request.set_input_tensor(openvino().Tensor(np.ascontiguousarray(batch), shared_memory=True))
+        # Both names are held until the end: the request itself keeps neither the tensor nor the array alive.
+        array = np.ascontiguousarray(batch)
+        tensor = openvino().Tensor(array, shared_memory=True)
+        self._request.set_input_tensor(tensor)
         self._request.start_async()
         try:
             while not self._request.wait_for(LOOK_EVERY_MS):
