@@ -28,8 +28,8 @@ from nnunet_box.errors import UsageError
 from nnunet_box.files import write_beside
 
 DEFAULT_BASE_IMAGE = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
-# Everything that decides whether a wheel made for this Python installs and runs in the base. A virtual environment is made
-# there; pip comes with the wheels.
+# Everything that decides whether a wheel made for this Python installs and runs in the base. A virtual environment is
+# made there; pip comes with the wheels.
 PROBE = """
 import json, platform, sys, venv
 version = "%d.%d" % sys.version_info[:2]

@@ -27,10 +27,9 @@ RUNTIMES: dict[str, tuple[str, ...]] = {"cpu": ("openvino",), "cuda": ("torch",)
 """What runs the networks of an image, by the name of ``--runtime``."""
 
 ITK = ("SimpleITK",)
-"""Reads NRRD, and writes MetaImage and NRRD on the grid of a file in another format. NIfTI, and MetaImage as PROMISE12
-has it, need nothing beside numpy and nibabel."""
+"""Reads and writes NRRD. NIfTI and MetaImage need nothing beside numpy and nibabel."""
 
-ITK_SUFFIXES = (".mha", ".nrrd")
+ITK_SUFFIXES = (".nrrd",)
 # OpenVINO requires a package that reports each import to its maker; it goes on without, and so does an image.
 LEFT_OUT = frozenset({"openvino-telemetry"})
 # The entry-point group adapters are found in, by us and inside the image; part of the interface for third parties.
@@ -86,8 +85,8 @@ def image_needs(runtime: str, challenge: str | None, output_suffixes: Iterable[s
 
 
 def choose_runtime(name: str = "auto") -> str:
-    """``cpu`` or ``cuda``. Of ``auto``: cuda where the torch installed here is built for it, whose wheels go into the image
-    as they are; else cpu, which needs OpenVINO here; else the torch there is, which runs on a CPU too.
+    """``cpu`` or ``cuda``. Of ``auto``: cuda where the torch installed here is built for it, whose wheels go into the
+    image as they are; else cpu, which needs OpenVINO here; else the torch there is, which runs on a CPU too.
 
     Raises
     ------
@@ -157,7 +156,9 @@ def build_pip() -> Pin:
     try:
         return Pin("pip", distribution("pip").version)
     except PackageNotFoundError as error:
-        raise NnboxError(f"pip installs the wheels of an image and is not here: {sys.executable} -m ensurepip") from error
+        raise NnboxError(
+            f"pip installs the wheels of an image and is not here: {sys.executable} -m ensurepip"
+        ) from error
 
 
 def adapter_distribution(challenge: str) -> str | None:
@@ -189,8 +190,8 @@ def find_wheel(folder: Path, pin: Pin) -> Path | None:
 
 
 def fill_wheelhouse(folder: Path, needs: Needs) -> tuple[Path, ...]:
-    """Bring every wheel an image needs into ``folder``; return them, nnunet_box's own last and before it that of the pip
-    which installs them: the base image need not have one. Fetches what is missing.
+    """Bring every wheel an image needs into ``folder``; return them, nnunet_box's own last and before it that of the
+    pip which installs them: the base image need not have one. Fetches what is missing.
 
     Raises
     ------

@@ -53,10 +53,12 @@ def one_wheel(monkeypatch) -> list[str]:
 
     def run(command, **_):
         asked.append(command[-1])
-        write_wheel(Path(command[command.index("--dest") + 1]), "alpha", "1.0", {})
+        name, _, version = command[-1].partition("==")
+        write_wheel(Path(command[command.index("--dest") + 1]), name, version, {})
         return SimpleNamespace(returncode=0, stderr="")
 
-    monkeypatch.setattr(wheelhouse, "inference_pins", lambda adapter=None: (Pin("alpha", "1.0"),))
+    monkeypatch.setattr(wheelhouse, "inference_pins", lambda needs: (Pin("alpha", "1.0"),))
+    monkeypatch.setattr(wheelhouse, "build_pip", lambda: Pin("pip", "2.0"))
     monkeypatch.setattr(wheelhouse.subprocess, "run", run)
     return asked
 
