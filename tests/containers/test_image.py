@@ -11,6 +11,7 @@ import tarfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,7 @@ def test_the_context_holds_wheels_bundle_profile_bill_and_nothing_else(tmp_path)
         "nnbox/profile.json",
         "nnbox/requirements.txt",
         "nnbox/sbom.cdx.json",
+        f"pip/pip-{version('pip')}-py3-none-any.whl",
         "program/nnunet_box-0.0.1-py3-none-any.whl",
         "requirements.txt",
         "start/nnbox-predict",

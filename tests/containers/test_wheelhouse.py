@@ -120,7 +120,7 @@ def test_extras_and_markers_are_followed(monkeypatch):
     monkeypatch.setattr(module, "INFERENCE", ("numpy",))
     monkeypatch.setattr(module, "RUNTIMES", {"cuda": ()})
     monkeypatch.setattr(module, "distribution", lambda name: SimpleNamespace(version="1", requires=requires[name]))
-    assert [pin.name for pin in inference_pins(Needs("cuda", itk=True))] == ["edt", "nibabel", "numpy"]
+    assert [pin.name for pin in inference_pins(Needs("cuda"))] == ["edt", "nibabel", "numpy"]
 
 
 def test_what_is_needed_and_not_installed_is_named(monkeypatch):
