@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,15 +24,18 @@ from docker.context import ContextAPI
 from engine_server import IMAGE, answers, engine_server, events
 
 from nnbox_containers import docker_connection, wheelhouse
-from nnbox_containers.build import check_base
+from nnbox_containers.build import ImageRecipe, build_image, check_base
 from nnbox_containers.context import BuildContext, ContextFile
 from nnbox_containers.docker_engine import DockerEngine
 from nnbox_containers.engine import BuildFailed, ImageMissing
-from nnbox_containers.wheelhouse import Pin, fill_wheelhouse
+from nnbox_containers.fake_engine import FakeEngine
+from nnbox_containers.profiles import FOLDER
+from nnbox_containers.wheelhouse import Needs, Pin, fill_wheelhouse
 from nnunet_box.errors import EngineUnavailable, InvalidData, NnboxError, UsageError
 
 CONTEXT = BuildContext((ContextFile("Dockerfile", b"FROM base:1\nRUN x\n"),))
 NNBOX = Path(sys.executable).with_name("nnbox")
+NEEDS = Needs("cpu")
 SILENT = lambda line: None  # noqa: E731
 
 
@@ -320,15 +324,17 @@ def test_a_full_disk_while_the_wheelhouse_fills(disk, tmp_path, monkeypatch):
     write_wheel(tmp_path / "index", "alpha", "1.0", {"alpha.py": f"x = {os.urandom(1 << 20).hex()!r}\n"})
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
-    monkeypatch.setattr(wheelhouse, "inference_pins", lambda adapter=None: (Pin("alpha", "1.0"),))
+    monkeypatch.setattr(wheelhouse, "inference_pins", lambda needs: (Pin("alpha", "1.0"),))
     with pytest.raises(NnboxError, match="No space left"):
-        fill_wheelhouse(disk / "wheels")
+        fill_wheelhouse(disk / "wheels", NEEDS)
     assert not [path for path in disk.rglob("*") if path.is_file()]
-    monkeypatch.setattr(wheelhouse, "inference_pins", lambda adapter=None: ())
+    monkeypatch.setattr(wheelhouse, "inference_pins", lambda needs: ())
+    monkeypatch.setattr(wheelhouse, "build_pip", lambda: Pin("beta", "1.0"))
+    write_wheel(disk / "wheels", "beta", "1.0", {})
     monkeypatch.setattr(wheelhouse, "own_wheel", lambda: ("nnunet_box-1-py3-none-any.whl", bytes(2 << 20)))
     with pytest.raises(NnboxError, match="No space left"):
-        fill_wheelhouse(disk / "wheels")
-    assert not [path for path in disk.rglob("*") if path.is_file()]
+        fill_wheelhouse(disk / "wheels", NEEDS)
+    assert [path.name for path in disk.rglob("*") if path.is_file()] == ["beta-1.0-py3-none-any.whl"]
 
 
 # Wheels
@@ -337,20 +343,21 @@ def test_a_full_disk_while_the_wheelhouse_fills(disk, tmp_path, monkeypatch):
 def test_a_wheel_is_missing_and_there_is_no_network(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    monkeypatch.setattr(wheelhouse, "inference_pins", lambda adapter=None: (Pin("alpha", "1.0"),))
+    monkeypatch.setattr(wheelhouse, "inference_pins", lambda needs: (Pin("alpha", "1.0"),))
     with pytest.raises(NnboxError, match=r"alpha==1\.0") as error:
-        fill_wheelhouse(tmp_path / "wheels")
+        fill_wheelhouse(tmp_path / "wheels", NEEDS)
     assert str(tmp_path / "wheels") in str(error.value)
     assert "pip download" in str(error.value)
 
 
 def test_a_damaged_wheel_is_refused_before_the_build(tmp_path, monkeypatch):
     wheel = write_wheel(tmp_path, "alpha", "1.0", {"alpha.py": "x = 1\n"})
-    monkeypatch.setattr(wheelhouse, "inference_pins", lambda adapter=None: (Pin("alpha", "1.0"),))
-    assert wheel in fill_wheelhouse(tmp_path)
+    monkeypatch.setattr(wheelhouse, "build_pip", lambda: Pin("alpha", "1.0"))
+    monkeypatch.setattr(wheelhouse, "inference_pins", lambda needs: (Pin("alpha", "1.0"),))
+    assert wheel in fill_wheelhouse(tmp_path, NEEDS)
     wheel.write_bytes(wheel.read_bytes()[:-40])
     with pytest.raises(InvalidData, match="Delete it") as error:
-        fill_wheelhouse(tmp_path)
+        fill_wheelhouse(tmp_path, NEEDS)
     assert error.value.file == wheel
 
 
@@ -485,3 +492,15 @@ def test_two_builds_of_one_tag_at_once_are_told_apart(base_image):
         for identifier in made.values():
             with suppress(NnboxError):
                 engine.remove(identifier)
+
+
+def test_a_tag_that_another_build_took_is_not_taken_for_ours(tmp_path):
+    class Contested(FakeEngine):
+        def build(self, context, tag, listen):
+            identifier = super().build(context, tag, listen)
+            self.images[tag] = replace(self.images[tag], identifier="sha256:another")
+            return identifier
+
+    recipe = ImageRecipe("a:1", FOLDER, "base:1", "", CONTEXT)
+    with pytest.raises(BuildFailed, match="another build"):
+        build_image(Contested(), recipe, SILENT)
