@@ -296,8 +296,11 @@ def test_limits_an_engine_would_ignore_are_refused(breaking):
         for limits in (RunLimits(memory_bytes=1 << 30), RunLimits(pids=64), RunLimits(cpus=1.0)):
             with pytest.raises(NnboxError, match=r"cannot limit (memory|pids|cpus) here"):
                 engine.run("old:1", limits=limits)
-    routes = {"GET /info": answers(info | {"CgroupVersion": "2"}), "POST /containers/create": answers({}, 500)}
-    with breaking(routes) as engine, pytest.raises(NnboxError, match="refused"):
+    routes = {
+        "GET /info": answers(info | {"CgroupVersion": "2"}),
+        "POST /containers/create": answers({"message": "enough"}, 500),
+    }
+    with breaking(routes) as engine, pytest.raises(NnboxError, match="enough"):
         engine.run("old:1", limits=RunLimits(memory_bytes=1 << 30))
 
 
