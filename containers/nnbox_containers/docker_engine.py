@@ -29,7 +29,14 @@ from nnbox_containers.docker_connection import (
     missing,
     translated,
 )
-from nnbox_containers.docker_run import MemoryWatch, host_options, memory_group, require_limits, require_sources
+from nnbox_containers.docker_run import (
+    MemoryWatch,
+    host_options,
+    memory_group,
+    require_limits,
+    require_sources,
+    sigterm_as_exit,
+)
 from nnbox_containers.engine import (
     DEFAULT_LIMITS,
     BuildFailed,
@@ -140,22 +147,23 @@ class DockerEngine:
         options = host_options(mounts, limits, self.facts.is_podman, self.facts.selinux)
         # A name of our own: whatever is interrupted, also the answer to its creation, the container can be removed.
         name = f"nnbox-{uuid.uuid4().hex[:12]}"
-        try:
-            with translated(image):
-                container = self._api.create_container(
-                    image,
-                    name=name,
-                    command=list(command) or None,
-                    entrypoint=list(entrypoint) if entrypoint is not None else None,
-                    user=limits.user,
-                    host_config=self._api.create_host_config(**options),
-                    platform=platform,
-                )["Id"]
-                return self._run_to_its_end(image, container, limits.seconds)
-        finally:
-            # Also on an interrupt: a container that goes on after its caller is gone would hold the machine.
-            with suppress(Exception):
-                self._api.remove_container(name, force=True, v=True)
+        with sigterm_as_exit():
+            try:
+                with translated(image):
+                    container = self._api.create_container(
+                        image,
+                        name=name,
+                        command=list(command) or None,
+                        entrypoint=list(entrypoint) if entrypoint is not None else None,
+                        user=limits.user,
+                        host_config=self._api.create_host_config(**options),
+                        platform=platform,
+                    )["Id"]
+                    return self._run_to_its_end(image, container, limits.seconds)
+            finally:
+                # Also on an interrupt: a container that goes on after its caller is gone would hold the machine.
+                with suppress(Exception):
+                    self._api.remove_container(name, force=True, v=True)
 
     def save(self, image: str, archive: Path, listen: SavedListener | None = None) -> None:
         expected, received, end = self.inspect(image).size_bytes, 0, b""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import resource
+import signal
+import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,21 @@ def host_options(mounts: Sequence[Mount], limits: RunLimits, podman: bool, selin
         # Swap would let a container pass here that an organiser without swap kills.
         options |= {"mem_limit": limits.memory_bytes, "memswap_limit": limits.memory_bytes}
     return options
+
+
+@contextmanager
+def sigterm_as_exit() -> Iterator[None]:
+    """Let SIGTERM (a scheduler's, or timeout's) unwind the block as an interrupt does, where nobody else handles it."""
+    handles = (
+        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if handles:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        if handles:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def require_sources(mounts: Sequence[Mount]) -> None:

@@ -473,6 +473,30 @@ def test_a_cancelled_build_leaves_no_container(request, kind, monkeypatch):
         engine.inspect(tag)
 
 
+SLOW_RUN = """
+import sys
+from nnbox_containers.docker_engine import DockerEngine
+DockerEngine().run(sys.argv[1], ["-c", "import time; time.sleep(300)", sys.argv[2]], entrypoint=["python3"])
+"""
+
+
+@pytest.mark.docker
+def test_a_scheduler_that_ends_nnbox_ends_its_container(base_image):
+    engine, word = DockerEngine(), f"nnbox-test-{uuid.uuid4().hex[:12]}"
+    process = subprocess.Popen([sys.executable, "-c", SLOW_RUN, base_image, word])
+
+    def states() -> list[str]:
+        return [entry["State"] for entry in engine._api.containers(all=True) if word in str(entry["Command"])]
+
+    deadline = time.monotonic() + 60
+    while "running" not in states():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not states()
+
+
 def test_a_tag_that_is_none_is_refused_without_an_engine(tmp_path, monkeypatch):
     make_bundle(tmp_path / "nnbox" / "bundles" / "heart", dataset="heart")
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/absent.sock")
