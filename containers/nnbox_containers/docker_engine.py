@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from nnbox_containers.archive_file import writer
 from nnbox_containers.context import BuildContext
 from nnbox_containers.engine import (
     DEFAULT_LIMITS,
@@ -20,6 +21,7 @@ from nnbox_containers.engine import (
     Mount,
     RunLimits,
     RunResult,
+    SavedListener,
     StartFailed,
 )
 from nnunet_box.errors import EngineUnavailable, InvalidData, NnboxError
@@ -88,6 +90,12 @@ class DockerEngine:
             architecture=facts["Architecture"],
             entrypoint=tuple(config.get("Entrypoint") or ()),
             labels=dict(config.get("Labels") or {}),
+            command=tuple(config.get("Cmd") or ()),
+            working_directory=config.get("WorkingDir") or "",
+            exposed_ports=tuple(sorted(config.get("ExposedPorts") or ())),
+            environment=dict(entry.partition("=")[::2] for entry in config.get("Env") or ()),
+            layers=tuple((facts.get("RootFS") or {}).get("Layers") or ()),
+            created=facts.get("Created") or "",
         )
 
     def run(
@@ -97,6 +105,7 @@ class DockerEngine:
         mounts: Sequence[Mount] = (),
         limits: RunLimits = DEFAULT_LIMITS,
         entrypoint: Sequence[str] | None = None,
+        platform: str | None = None,
     ) -> RunResult:
         import requests
 
@@ -109,6 +118,7 @@ class DockerEngine:
                 entrypoint=list(entrypoint) if entrypoint is not None else None,
                 user=limits.user,
                 host_config=host_config,
+                platform=platform,
             )["Id"]
         try:
             with _translated(image):
@@ -127,12 +137,15 @@ class DockerEngine:
             with suppress(Exception):
                 self._api.remove_container(container, force=True, v=True)
 
-    def save(self, image: str, archive: Path) -> None:
-        self.inspect(image)
-        with _translated(image), write_beside(archive) as temporary, temporary.open("wb") as file:
+    def save(self, image: str, archive: Path, listen: SavedListener | None = None) -> None:
+        expected, received = self.inspect(image).size_bytes, 0
+        with _translated(image), write_beside(archive) as temporary, writer(temporary) as file:
             # Asked for by name, the archive keeps the name; asked for by identifier it would lose it.
             for chunk in self._api.get_image(image, chunk_size=SAVE_CHUNK_BYTES):
                 file.write(chunk)
+                received += len(chunk)
+                if listen is not None:
+                    listen(received, expected)
 
     def load(self, archive: Path) -> str:
         names, problem = [], ""
@@ -259,6 +272,9 @@ def _host_options(mounts: Sequence[Mount], limits: RunLimits) -> dict[str, Any]:
         "security_opt": ["no-new-privileges"] if limits.no_new_privileges else None,
         "pids_limit": limits.pids,
         "shm_size": limits.shm_bytes,
+        "ulimits": [{"Name": name, "Soft": value, "Hard": value} for name, value in sorted(limits.ulimits.items())],
+        "nano_cpus": round(limits.cpus * 1e9) if limits.cpus is not None else None,
+        "init": limits.init or None,
     }
     if limits.memory_bytes is not None:
         # Swap would let a container pass here that an organiser without swap kills.
