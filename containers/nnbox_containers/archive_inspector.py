@@ -126,10 +126,8 @@ def inspect_archive(
         raise InvalidData(path, "an image archive", "no such file", AGAIN)
     members = read_members(path, limits, listen)
     if MANIFEST not in members:
-        what = (
-            "an OCI layout without manifest.json, which platforms look for" if INDEX in members else "no manifest.json"
-        )
-        raise damaged(path, what)
+        beside = ", which platforms read, beside the OCI layout" if INDEX in members else ""
+        raise damaged(path, f"no {MANIFEST}{beside}")
     images = _json(path, _resolve(path, members, MANIFEST))
     if not isinstance(images, list):
         raise damaged(path, f"{MANIFEST}, which is no list")

@@ -93,6 +93,8 @@ def read_members(path: Path, limits: StreamLimits, listen: Listen) -> dict[str, 
 def _members(path: Path, stream: _Unpacked, limits: StreamLimits) -> dict[str, Member]:
     members: dict[str, Member] = {}
     end = count = kept = 0
+    # Opening it reads the first header already.
+    stream.allow(MOST_HEADER)
     with tarfile.open(fileobj=stream, mode="r|", bufsize=64 * tarfile.BLOCKSIZE) as tar:
         while True:
             stream.allow(MOST_HEADER)

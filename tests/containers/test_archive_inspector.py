@@ -69,8 +69,8 @@ def test_a_cut_archive_is_found_wherever_it_is_cut(tmp_path):
     for compression in ("none", "gzip", "xz"):
         whole = write_archive(tmp_path / "whole", docker_layout(), compression).read_bytes()
         for cut in range(0, len(whole) - 1, max(1, len(whole) // 40)):
-            # The last block of zeros of a tar is padding to its record, not its end.
-            if compression == "none" and cut >= len(whole.rstrip(b"\0")) + 2 * 512 + 511:
+            # What follows the two blocks of zeros that end a tar only fills its last record.
+            if compression == "none" and cut >= -(-len(whole.rstrip(b"\0")) // 512) * 512 + 1024:
                 continue
             (tmp_path / "cut").write_bytes(whole[:cut])
             refused(tmp_path / "cut", "docker save")
@@ -138,7 +138,7 @@ DAMAGES: dict[str, tuple[Files, str]] = {
     "two in the index": (two_in_the_index(), "one image in index.json"),
     "the index means another": (another_in_the_index(), "name different images"),
     "no manifest": (without(docker_layout(), "manifest.json"), "no manifest.json"),
-    "OCI without manifest": (without(oci_layout(), "manifest.json"), "which platforms read beside the OCI layout"),
+    "OCI without manifest": (without(oci_layout(), "manifest.json"), "which platforms read, beside the OCI layout"),
     "manifest no JSON": ({**docker_layout(), "manifest.json": b"{"}, "manifest.json, which is not JSON"),
     "manifest no list": ({**docker_layout(), "manifest.json": b"{}"}, "which is no list"),
     "manifest of strings": ({**docker_layout(), "manifest.json": b'["a"]'}, "manifest.json"),
@@ -203,7 +203,7 @@ def test_limits_end_in_a_message(tmp_path):
 
 
 def test_a_bomb_ends_long_before_its_limit(tmp_path):
-    """Two gibibytes of zeros in two megabytes."""
+    """A gibibyte and more of zeros in two megabytes."""
     packer = zlib.compressobj(9, wbits=31)
     entry = tarfile.TarInfo("layer.tar")
     entry.size = 3 << 30
@@ -245,6 +245,6 @@ def test_a_real_archive_has_the_engines_digest(base_image, tmp_path):
     facts: ArchiveFacts = inspect_archive(tmp_path / "image.tar")
     known = engine.inspect(base_image)
     assert facts.config_digest == known.identifier
-    assert facts.tags == known.tags
+    assert facts.tags == (base_image,)
     assert (facts.user, facts.architecture) == (known.user, known.architecture)
     assert all(one.verified for one in facts.layers)
