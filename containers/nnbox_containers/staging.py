@@ -116,11 +116,11 @@ def stage(
         # The container's user is another one than ours, and any.
         output.chmod(0o777)
         place.chmod(0o755)
-        source = place / "input"
-        expected = {case.id: _lay_out(case, profile, contract, source, output) for case in group}
         if test_folder is not None and profile.layout == "folder" and profile.cases == "folder":
             source, expected = test_folder, {case.id: case.output_name for case in group}
         else:
+            source = place / "input"
+            expected = {case.id: _lay_out(case, profile, contract, source, output) for case in group}
             _readable(source)
         mounts = profile.mounts(Mount(source, profile.input, read_only=True), Mount(output, profile.output))
         if model is not None and profile.model is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,51 @@ class Report:
     cases: list[dict[str, Any]] = field(default_factory=list)
     start_seconds: float | None = None
     archive: ArchiveFacts | None = None
+    kept: bool = False
 
     @property
     def ok(self) -> bool:
         return first_failure(self.checks) is None
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``--json`` prints and a report file holds."""
+        told: dict[str, Any] = {
+            "schema_version": 1,
+            "image": self.image,
+            "id": self.identifier,
+            "profile": self.profile,
+            "accepted": self.ok,
+            "start_seconds": self.start_seconds,
+            "cases": self.cases,
+            "checks": [asdict(check) for check in self.checks],
+        }
+        if self.archive is not None:
+            told["archive"] = {
+                "file": str(self.archive.file) if self.kept else None,
+                "layout": self.archive.layout,
+                "compression": self.archive.compression,
+                "size_bytes": self.archive.size_bytes,
+                "unpacked_bytes": self.archive.unpacked_bytes,
+                "layers": len(self.archive.layers),
+            }
+        return told
+
+    def lines(self) -> Iterator[str]:
+        """The report for a person: a line a check, then a row a case."""
+        for check in self.checks:
+            yield f"ok    {check.name}: {check.found}" if check.ok else f"FAIL  {check.reason}"
+        if not self.cases:
+            return
+        width = max(len("case"), *(len(row["case"]) for row in self.cases))
+        yield ""
+        yield f"{'case':{width}}  {'seconds':>8}  {'peak MB':>8}  {'equal':>9}  {'off':>8}"
+        for row in self.cases:
+            seconds = "" if row["seconds"] is None else f"{row['seconds']:.1f}"
+            peak = "" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 1e6:.0f}"
+            equal = "" if row.get("equal") is None else f"{row['equal']:.6f}"
+            yield f"{row['case']:{width}}  {seconds:>8}  {peak:>8}  {equal:>9}  {row.get('different', ''):>8}"
+        if self.start_seconds is not None:
+            yield f"start to first case: {self.start_seconds:.1f} s"
 
 
 def verify_image(
@@ -129,7 +170,8 @@ def model_checks(facts: ImageFacts, inside: Inside, profile: Profile, folder: Pa
         yield Check("model", apart and not inside.problem, "a bundle in the image", found, REBUILD)
         shipped = bundle.model_copy(update={"challenge": facts.labels.get(f"{OWN}challenge", bundle.challenge)})
     else:
-        same = shipped.plan == bundle.plan and shipped.weights_files == bundle.weights_files
+        # A budget may have left out folds, never added any.
+        same = shipped.plan == bundle.plan and set(shipped.weights_files) <= set(bundle.weights_files)
         found = f"that of {folder}" if same else "another plan or other weights"
         yield Check("model", same, f"that of {folder}", found, REBUILD)
     label = facts.labels.get(f"{OWN}model.sha256", "none")
@@ -176,6 +218,7 @@ def _saved(
         except InvalidData as problem:
             yield Check("archive", False, problem.expected, problem.found, problem.fix)
             return
+        report.kept = wishes.save is not None
         yield from archive_checks(report.archive, facts, profile, tag)
         if wishes.reload:
             name = engine.load(file)

@@ -58,7 +58,9 @@ def predict(
     numbers = fold_numbers(folds)
     members = loaded.ensemble(bundle, tuple(numbers) if numbers is not None else None)
     load = partial(plan_network, plan=loaded.plan, device=choose_device(device))
-    options = InferenceOptions(mirroring=not no_mirroring, weighting="plain" if plain_overlap else "gaussian")
+    options = InferenceOptions(
+        mirroring=loaded.mirroring and not no_mirroring, weighting="plain" if plain_overlap else "gaussian"
+    )
     run = predict_folder(
         Predictor(loaded, members, load, options), cases, output, exporter(adapter), resume, save_probabilities
     )

@@ -59,7 +59,7 @@ def run_job(job: Job, contract: Contract | None) -> None:
     device = choose_device(job.device)
     load = functools.partial(plan_network, plan=bundle.plan, device=device)
     members = bundle.ensemble(folder)
-    options = InferenceOptions(mirroring=job.mirroring)
+    options = InferenceOptions(mirroring=job.mirroring and bundle.mirroring)
     record = contract.record if contract is not None else True
     if layout == "sockets":
         assert contract is not None
