@@ -1,4 +1,4 @@
-"""``profile.json``: what a submission image knows of its organiser. Written when the image is built, read when it runs."""
+"""``profile.json``: what a submission image knows of its organiser. Written when it is built, read when it runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nnunet_box.files import read_json
 CONTRACT_FILE = "profile.json"
 
 Layout = Literal["folder", "sockets", "case-folders", "files"]
-"""What lies at ``input``: a challenge's own test folder or a plain folder of cases; Grand Challenge's ``inputs.json`` and
-``images/<slug>/``; a folder for each case; files named on the command line."""
+"""What lies at ``input``: a challenge's own test folder or a plain folder of cases; Grand Challenge's ``inputs.json``
+and ``images/<slug>/``; a folder for each case; files named on the command line."""
 
 Entry = Literal["exec", "http", "script", "command"]
 """How the organiser starts it: the image's own entry point; a server asked over HTTP; a script in the working folder; a

@@ -65,7 +65,7 @@ GRAND_CHALLENGE = Profile(
 GRAND_CHALLENGE_INVOKE = replace(
     GRAND_CHALLENGE,
     name="grand-challenge-invoke",
-    title="grand-challenge.org, asked over HTTP: the model is loaded once, each POST /invoke predicts what lies in /input",
+    title="grand-challenge.org, asked over HTTP: the model is loaded once, each POST /invoke predicts a case",
     entry="http",
     port=4743,
     labels={"org.grand-challenge.api-method": "invoke"},

@@ -1,4 +1,4 @@
-"""``nnbox build-submission`` and ``nnbox profiles``: from a selected model to an image an organiser runs."""
+"""``nnbox build-submission``: from a selected model to an image an organiser runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ def register(app: typer.Typer) -> None:
     group.command("bundle")(bundle)
     group.command("wheelhouse")(wheelhouse)
     app.add_typer(group, name="build-submission")
-    app.command("profiles")(profiles)
 
 
 def image(
@@ -45,7 +44,28 @@ def image(
     tag: Annotated[
         str | None, typer.Option("--tag", "-t", help="The image's name; nnbox-DATASET:VERSION by default.")
     ] = None,
-    profile: Annotated[str, typer.Option("--profile", help="The organiser's contract; see nnbox profiles.")] = "folder",
+    profile: Annotated[
+        str, typer.Option("--profile", help="The organiser's contract: one of nnbox profiles, or a FILE.toml of yours.")
+    ] = "folder",
+    input_socket: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input-socket", help="Slug of a channel's socket, in channel order or CHANNEL=SLUG. May be repeated."
+        ),
+    ] = None,
+    output_socket: Annotated[
+        str | None, typer.Option("--output-socket", help="Slug of the socket for the label map.")
+    ] = None,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--channel", help="Ending of a channel's file names, in order or CHANNEL=ENDING. May be repeated."
+        ),
+    ] = None,
+    model_archive: Annotated[
+        Path | None,
+        typer.Option("--model-archive", help="Write the model to this .tar.gz, to be uploaded apart from the image."),
+    ] = None,
     postprocess: Annotated[
         PostprocessingRule, typer.Option("--postprocess", help="auto: as cross-validation decided.")
     ] = PostprocessingRule.AUTO,
@@ -67,16 +87,19 @@ def image(
 
     Example: nnbox build-submission image --challenge acdc --postprocess largest-component
     """
+    from functools import partial
+
     from nnbox_containers import build
     from nnbox_containers.display import BuildDisplay
     from nnbox_containers.docker_engine import DockerEngine
     from nnbox_containers.dockerfile import check_tag, default_tag
+    from nnbox_containers.front_end import describe, image_contract
     from nnbox_containers.profiles import load_profile
     from nnbox_containers.wheelhouse import adapter_distribution, fill_wheelhouse, find_wheel, inference_pins
     from nnunet_box import __version__
 
-    contract = load_profile(profile)
-    checked_tag = check_tag(tag) if tag is not None else None
+    organiser = load_profile(profile)
+    checked_tag = check_tag(tag, organiser.forbidden_tags) if tag is not None else None
     base = base_image or build.DEFAULT_BASE_IMAGE
     wheels_folder = wheelhouse or workspace / "wheelhouse"
     folder, found = _find_bundle(workspace, dataset, challenge)
@@ -84,10 +107,24 @@ def image(
     adapter = adapter_distribution(str(shipped.challenge))
     name = checked_tag or default_tag(shipped.dataset, __version__)
     pins = inference_pins(adapter)
+    contract = image_contract(organiser, shipped, input_socket or (), output_socket, channel or ())
+    for line in describe(contract, shipped.channel_names):
+        say(line)
+    recipe_of = partial(
+        build.image_recipe,
+        folder,
+        shipped,
+        organiser,
+        pins,
+        tag=name,
+        base_image=base,
+        contract=contract,
+        weights_apart=model_archive is not None,
+    )
     if dry_run:
         fetched = [find_wheel(wheels_folder, pin) or Path(f"{pin} (to be fetched)") for pin in pins]
         own = Path("nnunet_box (to be packed)")
-        planned = build.image_recipe(folder, shipped, contract, pins, [*fetched, own], tag=name, base_image=base)
+        planned = recipe_of([*fetched, own])
         typer.echo(planned.dockerfile)
         for entry in planned.context.names():
             typer.echo(f"# context: {entry}")
@@ -96,15 +133,22 @@ def image(
     # Before the wheels: whoever has no engine, or the wrong base, learns it in a second and not after a download.
     base_identifier = build.check_base(engine, base)
     wheels = fill_wheelhouse(wheels_folder, adapter)
-    recipe = build.image_recipe(
-        folder, shipped, contract, pins, wheels, tag=name, base_image=base, base_identifier=base_identifier
-    )
+    recipe = recipe_of(wheels, base_identifier=base_identifier)
     with BuildDisplay(f"Building {name} from {folder}") as display:
         facts = build.build_image(engine, recipe, display)
-    run_line = contract.run_line(name)
+    if model_archive is not None:
+        build.write_model_archive(model_archive, folder, shipped)
+        say(f"{model_archive}: {model_archive.stat().st_size / 1e6:.0f} MB, the model, to be uploaded beside the image")
+    descriptor = None
+    if organiser.descriptor == "boutiques":
+        descriptor = _write_descriptor(workspace / "submissions", name, shipped)
+        say(f"{descriptor}: the descriptor to hand in with the image")
+    run_line = organiser.run_line(name)
     if as_json:
         result = {"tag": name, "id": facts.identifier, "size_bytes": facts.size_bytes, "labels": dict(facts.labels)}
-        typer.echo(json.dumps(result | {"challenge": shipped.challenge, "run": run_line}, indent=1))
+        result |= {"challenge": shipped.challenge, "profile": contract.model_dump(), "run": run_line}
+        result |= {"descriptor": str(descriptor) if descriptor is not None else None}
+        typer.echo(json.dumps(result, indent=1))
         return
     say(f"{name}: {facts.size_bytes / 1e6:.0f} MB, {facts.identifier}, user {facts.user}")
     say("Run it, with absolute paths for TEST_FOLDER and OUT:")
@@ -164,22 +208,6 @@ def wheelhouse(
     say(f"Next: nnbox build-submission image --wheelhouse {folder}")
 
 
-def profiles(as_json: JsonOption = False) -> None:
-    """The organisers' contracts an image can be built for."""
-    from dataclasses import asdict
-
-    from nnbox_containers.profiles import PROFILES
-
-    if as_json:
-        listed = [asdict(profile) | {"run": profile.run_line("IMAGE")} for profile in PROFILES.values()]
-        typer.echo(json.dumps(listed, indent=1))
-        return
-    for profile in PROFILES.values():
-        typer.echo(f"{profile.name}: {profile.title}")
-        typer.echo(f"  runs as      {profile.run_line('IMAGE')}")
-        typer.echo(f"  works under  {' '.join(profile.strictest.arguments())}")
-
-
 def _find_bundle(workspace: Path, dataset: str | None, challenge: str | None) -> tuple[Path, Bundle]:
     """The folder of the bundle that is meant, and its content; made first where a selection exists and no bundle."""
     from nnunet_box.bundle import BUNDLE_FILE, load_bundle
@@ -234,3 +262,15 @@ def _shipped(bundle: Bundle, challenge: str, rule: PostprocessingRule) -> Bundle
     elif rule is PostprocessingRule.LARGEST_COMPONENT:
         update["postprocessing"] = largest_foreground(bundle.labels)
     return bundle.model_copy(update=update)
+
+
+def _write_descriptor(folder: Path, tag: str, bundle: Bundle) -> Path:
+    from nnbox_containers.boutiques import boutiques_descriptor
+    from nnunet_box import __version__
+    from nnunet_box.files import write_beside
+
+    file = folder / f"{tag.rsplit('/', 1)[-1].replace(':', '-')}.boutiques.json"
+    text = boutiques_descriptor(tag, f"nnU-Net for {bundle.dataset}", __version__, bundle.channel_names)
+    with write_beside(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return file

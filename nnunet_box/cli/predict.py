@@ -49,6 +49,7 @@ def predict(
     from nnunet_box.dataset.challenge import load_challenge
     from nnunet_box.inference.ensemble import InferenceOptions
     from nnunet_box.inference.folder import Predictor, exporter, input_cases, predict_folder
+    from nnunet_box.inference.stopping import stop_on_signals
     from nnunet_box.inference.torch_runtime import choose_device, plan_network
 
     loaded = load_bundle(bundle, check_weights=True)
@@ -58,10 +59,9 @@ def predict(
     numbers = fold_numbers(folds)
     members = loaded.ensemble(bundle, tuple(numbers) if numbers is not None else None)
     load = partial(plan_network, plan=loaded.plan, device=choose_device(device))
-    options = InferenceOptions(
-        mirroring=loaded.mirroring and not no_mirroring, weighting="plain" if plain_overlap else "gaussian"
-    )
-    run = predict_folder(
-        Predictor(loaded, members, load, options), cases, output, exporter(adapter), resume, save_probabilities
-    )
+    mirroring = loaded.mirroring and not no_mirroring
+    options = InferenceOptions(mirroring=mirroring, weighting="plain" if plain_overlap else "gaussian")
+    predictor = Predictor(loaded, members, load, options)
+    with stop_on_signals([output]):
+        run = predict_folder(predictor, cases, output, exporter(adapter), resume, save_probabilities)
     typer.echo(json.dumps(run) if as_json else str(output))

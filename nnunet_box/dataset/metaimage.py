@@ -225,7 +225,11 @@ def save_compressed_labels(path: Path, labels: NDArray[np.uint8], fields: Mappin
 def grid_as_fields(geometry: Geometry) -> dict[str, str]:
     """The fields that say where voxels lie, for a grid that comes from another format; no digit is lost."""
     directions = np.asarray(geometry.direction).reshape(3, 3).T.ravel()
-    numbers = {"TransformMatrix": directions, "Offset": geometry.origin, "ElementSpacing": geometry.spacing[::-1]}
+    numbers: dict[str, Iterable[float]] = {
+        "TransformMatrix": directions,
+        "Offset": geometry.origin,
+        "ElementSpacing": geometry.spacing[::-1],
+    }
     fields = {key: " ".join(repr(float(value)) for value in values) for key, values in numbers.items()}
     return fields | {"DimSize": " ".join(str(length) for length in reversed(geometry.shape))}
 

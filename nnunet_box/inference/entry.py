@@ -1,5 +1,5 @@
-"""What a submission image runs: ``python -m nnunet_box.inference.entry``, and ``nnbox-predict`` there. Needs neither the
-command line nor training.
+"""What a submission image runs: ``python -m nnunet_box.inference.entry``, and ``nnbox-predict`` there. Needs neither
+the command line nor training.
 
 Numeric libraries count processors when they are imported, so nothing that imports them is imported up here.
 """

@@ -1,7 +1,7 @@
-"""A container that is asked over HTTP: ``GET /health`` until it is 200, then ``POST /invoke`` for the case in its input.
+"""A container that is asked over HTTP: ``GET /health`` until it is 200, then ``POST /invoke`` for the case it is given.
 
-The contract of grand-challenge.org's "invoke" method (comic/grand-challenge.org, pull requests 4469 and 4671): the model
-is loaded once, no body is sent, 201 says that the output is there.
+The contract of grand-challenge.org's "invoke" method (comic/grand-challenge.org, pull requests 4469 and 4671): the
+model is loaded once, no body is sent, 201 says that the output is there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_BODY_BYTES = 1 << 20
 
 
 def serve(predict: Callable[[], Any], port: int) -> None:
-    """Answer until the process is told to end; ``predict`` is called once for each ``POST /invoke``, never twice at once.
+    """Answer until the process is told to end; ``predict`` is called once for each ``/invoke``, never twice at once.
 
     A case that fails is answered by 500 and the reason, and the server goes on.
 

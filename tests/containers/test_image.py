@@ -51,22 +51,26 @@ def probe_recipe(folder: Path, tag: str, base: str, entry: str = PROBE_ENTRY) ->
         base_identifier="sha256:base",
     )
     # The first stage under a name of this run's own: it is deleted afterwards, and a build beside it keeps its stages.
-    dockerfile = recipe.dockerfile.replace('"nnbox.stage"="environment"', f'"nnbox.stage"="{STAGE}"')
+    dockerfile = recipe.dockerfile.replace('"org.nnunet-box.stage"="environment"', f'"org.nnunet-box.stage"="{STAGE}"')
     assert dockerfile != recipe.dockerfile
     others = [file for file in recipe.context.files if file.name != "Dockerfile"]
     context = BuildContext((ContextFile("Dockerfile", dockerfile.encode()), *others))
     return replace(recipe, dockerfile=dockerfile, context=context)
 
 
-def test_the_context_holds_wheels_bundle_and_nothing_else(tmp_path):
+def test_the_context_holds_wheels_bundle_profile_bill_and_nothing_else(tmp_path):
     recipe = probe_recipe(tmp_path, "a:1", "python:3.11-slim")
     assert recipe.context.names() == [
         "Dockerfile",
         "bundle/bundle.json",
         "bundle/weights/2d/fold_0.safetensors",
         "bundle/weights/2d/fold_1.safetensors",
+        "nnbox/profile.json",
+        "nnbox/requirements.txt",
+        "nnbox/sbom.cdx.json",
         "program/nnunet_box-0.0.1-py3-none-any.whl",
         "requirements.txt",
+        "start/nnbox-predict",
         "wheels/alpha-1.0-py3-none-any.whl",
     ]
 
@@ -96,16 +100,16 @@ def test_labels_name_challenge_profile_and_model(tmp_path):
     assert facts.user == "1000:1000"
     bundled = [file for file in recipe.context.files if file.name.startswith("bundle/")]
     expected = {
-        "nnbox.challenge": "acdc",
-        "nnbox.profile": "folder",
-        "nnbox.dataset": "acdc",
-        "nnbox.base.id": "sha256:base",
-        "nnbox.model.sha256": files_sha256(bundled),
+        "org.nnunet-box.challenge": "acdc",
+        "org.nnunet-box.profile": "folder",
+        "org.nnunet-box.dataset": "acdc",
+        "org.opencontainers.image.base.digest": "sha256:base",
+        "org.nnunet-box.model.sha256": files_sha256(bundled),
         "org.opencontainers.image.base.name": "python:3.11-slim",
     }
     assert expected.items() <= facts.labels.items()
-    assert json.loads(facts.labels["nnbox.postprocessing"])["steps"] == [[2]]
-    assert "nnbox.stage" not in facts.labels
+    assert json.loads(facts.labels["org.nnunet-box.postprocessing"])["steps"] == [[2]]
+    assert "org.nnunet-box.stage" not in facts.labels
 
 
 def test_the_models_hash_follows_names_and_bytes(tmp_path):
@@ -169,7 +173,7 @@ def remove_stages() -> None:
 
     client = docker.from_env()
     try:
-        for image in client.images.list(filters={"dangling": True, "label": f"nnbox.stage={STAGE}"}):
+        for image in client.images.list(filters={"dangling": True, "label": f"org.nnunet-box.stage={STAGE}"}):
             client.images.remove(image.id)
     finally:
         client.close()
@@ -195,8 +199,8 @@ def test_the_image_is_what_organisers_ask_for(probe_image, base_image):
     assert facts.tags == (tag,)
     assert facts.entrypoint[:3] == ("/opt/nnbox/venv/bin/python", "-m", "nnunet_box.inference.entry")
     assert facts.architecture in {"amd64", "arm64"}
-    assert facts.labels["nnbox.challenge"] == "acdc"
-    assert "nnbox.stage" not in facts.labels
+    assert facts.labels["org.nnunet-box.challenge"] == "acdc"
+    assert "org.nnunet-box.stage" not in facts.labels
     assert facts.labels["org.opencontainers.image.base.name"] == base_image
 
 
@@ -204,7 +208,9 @@ def test_the_image_is_what_organisers_ask_for(probe_image, base_image):
 def test_it_runs_as_its_own_user(probe_image, tmp_path):
     seen = run_probe(probe_image, tmp_path, FOLDER.limits)
     assert (seen["uid"], seen["gid"], seen["home"]) == (1000, 1000, "/tmp")
-    assert seen["options"] == {"--bundle": "/opt/nnbox/bundle", "--input": "/input", "--output": "/output"}
+    assert {key: seen["told"][key] for key in ("bundle", "input", "output", "challenge", "layout")} == {
+        "bundle": "/opt/nnbox/bundle", "input": "/input", "output": "/output", "challenge": "acdc", "layout": "folder",
+    }  # fmt: skip
     assert seen["inputs"] == ["patient101"]
     assert seen["network"] == ["lo"]
     assert seen["challenge"] == "acdc"
