@@ -50,6 +50,9 @@ def verify(
     save: Annotated[
         Path | None, typer.Option("--save", help="Keep the archive here (.tar or .tar.gz), with a report beside it.")
     ] = None,
+    archive: Annotated[
+        bool, typer.Option("--archive/--no-archive", help="Save the image and open the archive again.")
+    ] = True,
     report: Annotated[Path | None, typer.Option("--report", help="Write the report as JSON.")] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Load the saved archive into the engine again.")] = False,
     device: Annotated[str, typer.Option("--device", help="For the prediction made here: auto, cpu or cuda.")] = "auto",
@@ -75,7 +78,7 @@ def verify(
     from nnunet_box.training.budget import parse_duration
 
     budget = parse_duration(budget_per_case) if budget_per_case is not None else None
-    wishes = Wishes(budget, parse_duration(time_limit), save, reload)
+    wishes = Wishes(budget, parse_duration(time_limit), archive or save is not None, save, reload)
     if save is not None and not save.name.endswith((".tar", ".tar.gz")):
         raise UsageError(f"--save {save}: name it .tar or .tar.gz, which platforms take.")
     engine = DockerEngine()
