@@ -34,7 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "podman: needs Podman's service (.ci/podman.sh); skipped where it does not answer")
+    config.addinivalue_line(
+        "markers", "podman: needs Podman's service (.ci/podman.sh); skipped where it does not answer"
+    )
 
 
 def real_data_folder(config: pytest.Config) -> Path | None:

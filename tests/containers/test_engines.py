@@ -266,7 +266,7 @@ def test_a_failing_step_shows_its_output_and_leaves_no_container(real, real_base
 def test_a_build_has_no_network(real, real_base):
     name = f"nnbox-test-{uuid.uuid4().hex[:12]}:1"
     # Not /sys/class/net, which may be the machine's. The random name keeps an earlier answer out of the cache.
-    check = f"FROM {{base}}\nRUN echo {name}; test \"$(grep -c : /proc/net/dev)\" = 1 && grep -q lo: /proc/net/dev\n"
+    check = f'FROM {{base}}\nRUN echo {name}; test "$(grep -c : /proc/net/dev)" = 1 && grep -q lo: /proc/net/dev\n'
     real.build(context(real_base, check), name, lambda line: None)
     real.remove(name)
 
@@ -370,7 +370,9 @@ def test_more_memory_than_allowed_is_told_apart_from_a_failure(real, image):
     assert result.killed_for_memory
     assert result.exit_code == 5
     assert not result.timed_out
-    result = real.run(image, ["import time; time.sleep(0.5); bytearray(300 << 20)"], limits=RunLimits(memory_bytes=128 << 20))
+    result = real.run(
+        image, ["import time; time.sleep(0.5); bytearray(300 << 20)"], limits=RunLimits(memory_bytes=128 << 20)
+    )
     assert result.exit_code == 137
     assert result.killed_for_memory
     assert result.peak_memory_bytes <= 129 << 20
