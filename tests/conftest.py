@@ -86,6 +86,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
+def podman_address(request: pytest.FixtureRequest) -> str:
+    """DOCKER_HOST for Podman; only tests marked podman ask for it, which are skipped where there is none."""
+    host = podman_host(request.config)
+    assert host is not None
+    return host
+
+
+@pytest.fixture(scope="session")
 def real_data(request: pytest.FixtureRequest) -> Path:
     """The folder of real images."""
     folder = real_data_folder(request.config)
@@ -106,7 +114,7 @@ def acdc_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def base_image(request: pytest.FixtureRequest) -> str:
-    """Name of a base image that is present in the engine; .ci/base_image.sh makes the default one."""
+    """Name of a base image that is present in the engine; containers/base/debian.sh makes the default one."""
     import docker
 
     name: str = request.config.getoption("--base-image")
@@ -114,7 +122,7 @@ def base_image(request: pytest.FixtureRequest) -> str:
     try:
         client.images.get(name)
     except docker.errors.ImageNotFound:
-        message = f"no base image {name}: make it with .ci/base_image.sh {name}, or give --base-image"
+        message = f"no base image {name}: make it with containers/base/debian.sh {name}, or give --base-image"
         if request.config.getoption("--require-engine"):
             pytest.fail(message, pytrace=False)
         pytest.skip(message)

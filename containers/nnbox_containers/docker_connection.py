@@ -98,6 +98,7 @@ def connect(seconds: float = CONNECT_SECONDS) -> Any:
     """
     import docker
     import requests
+    from docker.context import ContextAPI
 
     host = os.environ.get("DOCKER_HOST", "")
     if host and not ADDRESS.fullmatch(host):
@@ -105,6 +106,10 @@ def connect(seconds: float = CONNECT_SECONDS) -> Any:
             f"DOCKER_HOST={host} is not the address of an engine, such as unix:///run/podman/podman.sock, "
             "tcp://HOST:2375 or ssh://USER@HOST: correct it, or unset DOCKER_HOST."
         )
+    context = os.environ.get("DOCKER_CONTEXT", "")
+    if context and not host and ContextAPI.get_context(context) is None:
+        # The SDK would silently take the usual engine instead of the one that was asked for.
+        raise EngineUnavailable(f"DOCKER_CONTEXT={context} is no docker context (docker context ls): unset it.")
     try:
         client = docker.from_env(timeout=seconds)
     except (docker.errors.DockerException, requests.exceptions.RequestException, ValueError, OSError) as error:
@@ -273,6 +278,6 @@ def translated(image: str) -> Iterator[None]:
         raise ImageMissing(missing(image, str(error.explanation or "no such image"))) from error
     except docker.errors.APIError as error:
         said = str(error.explanation or error)
-        if "invalid reference format" in said:
+        if re.search("invalid reference format|must be lowercase", said):
             raise UsageError(f"{image!r} is not the name of an image, such as nnbox-acdc:1.0 ({said}).") from error
         raise NnboxError(f"{image}: the container engine refused: {advised(said)}") from error

@@ -15,6 +15,7 @@ from nnbox_containers.engine import Mount, RunLimits
 from nnunet_box.errors import InvalidData
 
 GROUPS, PROCESSES = Path("/sys/fs/cgroup"), Path("/proc")
+MOST_FILES = 1 << 20
 WATCH_SECONDS, ASK_SECONDS = 0.02, 0.2
 
 
@@ -63,8 +64,11 @@ def require_sources(mounts: Sequence[Mount]) -> None:
 
 
 def _own_limits() -> dict[str, int]:
-    kinds = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
-    return {name: resource.getrlimit(kind)[1] for name, kind in kinds.items()}
+    """The hard limits of this process, as far as podman has not lowered its own below them."""
+    most_processes = int((PROCESSES / "sys" / "kernel" / "pid_max").read_text())
+    kinds = {"nofile": (resource.RLIMIT_NOFILE, MOST_FILES), "nproc": (resource.RLIMIT_NPROC, most_processes)}
+    own = {name: (resource.getrlimit(kind)[1], most) for name, (kind, most) in kinds.items()}
+    return {name: most if limit == resource.RLIM_INFINITY else min(limit, most) for name, (limit, most) in own.items()}
 
 
 class MemoryWatch:

@@ -129,8 +129,10 @@ def test_each_fault_of_an_image_is_named(tmp_path, bundle_folder, damage):
     change, reason = IMAGE[damage]
     # What else an image of other facts cannot pass, such as its old archive, comes after.
     report = verified(tmp_path, bundle_folder, change=change, wishes=Wishes(archive=False, stop=False))
-    (found,) = failures(report)
+    found, *more = failures(report)
     assert found.startswith(reason)
+    # A user without a number is not found in passwd by it.
+    assert all(other.startswith("passwd entry") for other in more)
     assert not report.ok
 
 

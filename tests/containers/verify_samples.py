@@ -13,7 +13,7 @@ from saved_images import Files, config, docker_layout, layer, sha, tar_bytes
 
 from nnbox_containers.build import bundle_files, files_sha256
 from nnbox_containers.checks import OWN
-from nnbox_containers.engine import ImageFacts, Mount, RunLimits, RunResult
+from nnbox_containers.engine import DEFAULT_LIMITS, ImageFacts, Mount, RunLimits, RunResult
 from nnbox_containers.fake_engine import FakeEngine
 from nnbox_containers.front_end import image_contract
 from nnbox_containers.inside import PROGRAM
@@ -72,7 +72,7 @@ class OrderlyEngine(FakeEngine):
         image: str,
         command: Sequence[str] = (),
         mounts: Sequence[Mount] = (),
-        limits: RunLimits = RunLimits(),
+        limits: RunLimits = DEFAULT_LIMITS,
         entrypoint: Sequence[str] | None = None,
         platform: str | None = None,
     ) -> RunResult:
