@@ -60,16 +60,10 @@ def predict(
     cases = input_cases(source, len(loaded.channel_names), adapter)
     numbers = fold_numbers(folds)
     members = loaded.ensemble(bundle, tuple(numbers) if numbers is not None else None)
-<<<<<<< HEAD
-    load = partial(plan_network, plan=loaded.plan, device=choose_device(device))
+    load, description = network_loader(loaded.plan, runtime, device)
     mirroring = loaded.mirroring and not no_mirroring
     options = InferenceOptions(mirroring=mirroring, weighting="plain" if plain_overlap else "gaussian")
-    predictor = Predictor(loaded, members, load, options)
-=======
-    load, description = network_loader(loaded.plan, runtime, device)
-    options = InferenceOptions(mirroring=not no_mirroring, weighting="plain" if plain_overlap else "gaussian")
     predictor = Predictor(loaded, members, load, options, description)
->>>>>>> h-engines
     with stop_on_signals([output]):
         run = predict_folder(predictor, cases, output, exporter(adapter), resume, save_probabilities)
     typer.echo(json.dumps(run) if as_json else str(output))

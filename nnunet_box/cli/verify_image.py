@@ -200,18 +200,17 @@ def _judge(
     bundle: Bundle, folder: Path, sources: Sequence[SourceCase], adapter: Challenge | None, device: str, scratch: Path
 ) -> Judge:
     """Predicts a case here when the image's prediction of it is there, and compares the two."""
-    from functools import partial
-
     from nnbox_containers.verify import Judgement
     from nnunet_box.dataset.cases import read_image
     from nnunet_box.dataset.challenge import SubmissionForm
     from nnunet_box.errors import InvalidData
+    from nnunet_box.inference.choose import network_loader
     from nnunet_box.inference.ensemble import InferenceOptions
     from nnunet_box.inference.folder import Predictor, exporter
-    from nnunet_box.inference.torch_runtime import choose_device, plan_network
     from nnunet_box.submission.compare import different_voxels, file_problems
 
-    load = partial(plan_network, plan=bundle.plan, device=choose_device(device))
+    load, runtime = network_loader(bundle.plan, "auto", device)
+    say(f"Comparing with a prediction made here, {runtime}")
     options = InferenceOptions(mirroring=bundle.mirroring)
     predictor = Predictor(bundle, bundle.ensemble(folder), load, options)
     form = adapter.facts.form if adapter is not None else SubmissionForm()
