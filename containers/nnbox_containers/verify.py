@@ -27,6 +27,9 @@ EQUAL_VOXELS = 0.9999
 voxels between two classes may tip over.
 """
 
+STOP_AFTER = 15.0
+"""Seconds into a long run when it is told to stop."""
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -156,7 +159,8 @@ def verify_image(
         if wishes.stop and profile.entry != "http" and report.ok and starts:
             last = stage(cases[:1], profile, inside.contract, facts, Path(scratch) / "stop", None, apart)[0]
             work = runs[0].result.seconds or 2.0
-            report.checks.append(stop_check(engine, tag, last, profile, max(1.0, work / 2)))
+            after = min(max(1.0, work / 2), STOP_AFTER)
+            report.checks.append(stop_check(engine, tag, last, profile, after))
     if wishes.archive:
         report.checks += _saved(engine, tag, facts, profile, wishes, report)
     return report
