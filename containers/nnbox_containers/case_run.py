@@ -171,13 +171,13 @@ def case_checks(case: CaseResult, profile: Profile, budget: float | None) -> Ite
 
 
 def stop_check(engine: ContainerEngine, image: str, start: Start, profile: Profile, after: float) -> Check:
-    """Tell a container to stop ``after`` seconds into its work, and see it end."""
+    """Tell a container to stop ``after`` seconds into its work, and see it end by itself: an engine kills what has not
+    ended in the seconds that platforms give.
+    """
     limits = replace(profile.strictest, seconds=after)
-    began = time.monotonic()
     result = engine.run(image, start.command, start.mounts, limits, start.entrypoint)
-    took = (result.seconds or time.monotonic() - began) - after
     if not result.timed_out:
         return Check("SIGTERM", True, "an end within 5 s", "the container was done before")
-    ok = took <= STOP_SECONDS and result.exit_code != KILLED
-    found = f"{max(0.0, took):.1f} s, exit code {result.exit_code}"
+    ok = result.exit_code != KILLED
+    found = f"exit code {result.exit_code}" if ok else "a container that had to be killed"
     return Check("SIGTERM", ok, "an end within 5 s", found, "Handle SIGTERM; platforms kill after 5 s.")
