@@ -49,8 +49,8 @@ Judge = Callable[[str, Path], Judgement]
 @dataclass(frozen=True)
 class Wishes:
     """What to verify with. budget: seconds a case. seconds: at most for a start. archive: whether the image is saved
-    and opened again at all. save: where the archive is kept; a temporary one where None. reload: load the archive into the
-    engine again. stop: whether a container is told to stop in mid-run.
+    and opened again at all. save: where the archive is kept; a temporary one where None. reload: load the archive into
+    the engine again. stop: whether a container is told to stop in mid-run.
     """
 
     budget: float | None = None
