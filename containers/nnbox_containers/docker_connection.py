@@ -130,16 +130,19 @@ def engine_facts(client: Any) -> EngineFacts:
     components = " ".join(str(part.get("Name", "")) for part in version.get("Components") or ())
     security = " ".join(info.get("SecurityOptions") or ())
     kinds = {"MemoryLimit": "memory", "SwapLimit": "swap", "PidsLimit": "pids", "CpuCfsQuota": "cpus"}
-    root = info.get("DockerRootDir")
+    root, groups = info.get("DockerRootDir"), str(info.get("CgroupVersion") or "1")
+    rootless = "rootless" in security or bool(info.get("Rootless"))
+    # Without root, control groups of the first version limit nothing, whatever the engine says it can.
+    lacking = [what for key, what in kinds.items() if info.get(key) is False or (rootless and groups == "1")]
     return EngineFacts(
         name="podman" if "podman" in components.lower() else "docker",
         version=str(version.get("Version", "unknown")),
         api_version=str(version.get("ApiVersion", "unknown")),
         architecture=f"{version.get('Os', '?')}/{version.get('Arch', '?')}",
         storage=Path(root) if root else None,
-        cgroup_version=str(info.get("CgroupVersion") or "1"),
-        missing_limits=tuple(what for key, what in kinds.items() if info.get(key) is False),
-        rootless="rootless" in security or bool(info.get("Rootless")),
+        cgroup_version=groups,
+        missing_limits=tuple(lacking),
+        rootless=rootless,
         selinux="selinux" in security,
     )
 

@@ -29,7 +29,7 @@ from nnbox_containers.docker_connection import (
     missing,
     translated,
 )
-from nnbox_containers.docker_run import MemoryWatch, host_options, memory_group, require_sources
+from nnbox_containers.docker_run import MemoryWatch, host_options, memory_group, require_limits, require_sources
 from nnbox_containers.engine import (
     DEFAULT_LIMITS,
     BuildFailed,
@@ -136,6 +136,7 @@ class DockerEngine:
         self._require_platform(image, platform)
         if is_local(self._api):
             require_sources(mounts)
+        require_limits(limits, self.facts)
         options = host_options(mounts, limits, self.facts.is_podman, self.facts.selinux)
         # A name of our own: whatever is interrupted, also the answer to its creation, the container can be removed.
         name = f"nnbox-{uuid.uuid4().hex[:12]}"
@@ -200,7 +201,8 @@ class DockerEngine:
     def _run_to_its_end(self, image: str, container: str, seconds: float | None) -> RunResult:
         started = time.monotonic()
         self._start(image, container)
-        with MemoryWatch(container, self._group(container)) as memory:
+        told = "memory" not in self.facts.missing_limits
+        with MemoryWatch(container, self._group(container), told) as memory:
             exit_code, timed_out = self._wait(container, seconds)
         lasted = time.monotonic() - started
         state = self._api.inspect_container(container)["State"]

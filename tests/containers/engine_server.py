@@ -113,3 +113,4 @@ def engine_server(path: Path, routes: Mapping[str, Route]) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+            path.unlink(missing_ok=True)

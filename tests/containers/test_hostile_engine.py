@@ -27,7 +27,7 @@ from nnbox_containers import docker_connection, wheelhouse
 from nnbox_containers.build import ImageRecipe, build_image, check_base
 from nnbox_containers.context import BuildContext, ContextFile
 from nnbox_containers.docker_engine import DockerEngine
-from nnbox_containers.engine import BuildFailed, ImageMissing
+from nnbox_containers.engine import BuildFailed, ImageMissing, Mount, RunLimits
 from nnbox_containers.fake_engine import FakeEngine
 from nnbox_containers.profiles import FOLDER
 from nnbox_containers.wheelhouse import Needs, Pin, fill_wheelhouse
@@ -158,15 +158,15 @@ def test_a_socket_an_engine_left_behind(path, monkeypatch):
     assert str(path) in line
 
 
-@pytest.mark.parametrize("host", ["nonsense", "unix:/run/x.sock", "ftp://a:1", "tcp://", "tcp://127.0.0.1:99999"])
+@pytest.mark.parametrize("host", ["nonsense", "unix:/run/x.sock", "ftp://a:1", "tcp://"])
 def test_docker_host_that_is_no_address(monkeypatch, host):
     monkeypatch.setenv("DOCKER_HOST", host)
     line = refusal()
-    assert f"DOCKER_HOST={host}" in line
+    assert f"DOCKER_HOST={host} is not the address of an engine" in line
     assert "unset DOCKER_HOST" in line
 
 
-@pytest.mark.parametrize("host", ["tcp://127.0.0.1:1", "tcp://no-such-host.invalid:2375"])
+@pytest.mark.parametrize("host", ["tcp://127.0.0.1:1", "tcp://127.0.0.1:99999", "tcp://no-such-host.invalid:2375"])
 def test_docker_host_where_nobody_answers(monkeypatch, host):
     monkeypatch.setenv("DOCKER_HOST", host)
     line = refusal()
@@ -289,14 +289,24 @@ def test_an_engine_that_cannot_start_for_want_of_init(breaking):
         engine.run("old:1")
 
 
+def test_limits_an_engine_would_ignore_are_refused(breaking):
+    # Podman without root on control groups of the first version says that it can, and does not.
+    info = {"CgroupVersion": "1", "MemoryLimit": True, "PidsLimit": True, "SecurityOptions": ["name=rootless"]}
+    with breaking({"GET /info": answers(info)}) as engine:
+        for limits in (RunLimits(memory_bytes=1 << 30), RunLimits(pids=64), RunLimits(cpus=1.0)):
+            with pytest.raises(NnboxError, match=r"cannot limit (memory|pids|cpus) here"):
+                engine.run("old:1", limits=limits)
+    routes = {"GET /info": answers(info | {"CgroupVersion": "2"}), "POST /containers/create": answers({}, 500)}
+    with breaking(routes) as engine, pytest.raises(NnboxError, match="refused"):
+        engine.run("old:1", limits=RunLimits(memory_bytes=1 << 30))
+
+
 def test_selinux_is_not_in_the_way_of_mounts(breaking, tmp_path):
     asked: list[dict] = []
 
     def create(request):
         asked.append(json.loads(request.body)["HostConfig"])
         request.answer({"message": "enough"}, 500)
-
-    from nnbox_containers.engine import Mount
 
     info = answers({"DockerRootDir": "/", "SecurityOptions": ["name=seccomp", "name=selinux"]})
     with breaking({"GET /info": info, "POST /containers/create": create}) as engine:
