@@ -1,4 +1,4 @@
-"""The program of an image whose network computes for long in a single call, as a large patch does. argv: its options."""
+"""The program of an image whose network computes for long in a single call, as a large patch does."""
 
 from __future__ import annotations
 
