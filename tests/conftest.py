@@ -75,7 +75,7 @@ def acdc_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def base_image(request: pytest.FixtureRequest) -> str:
-    """Name of a base image that is present in the engine; .ci/base_image.sh makes the default one."""
+    """Name of a base image that is present in the engine; containers/base/debian.sh makes the default one."""
     import docker
 
     name: str = request.config.getoption("--base-image")
@@ -83,7 +83,7 @@ def base_image(request: pytest.FixtureRequest) -> str:
     try:
         client.images.get(name)
     except docker.errors.ImageNotFound:
-        message = f"no base image {name}: make it with .ci/base_image.sh {name}, or give --base-image"
+        message = f"no base image {name}: make it with containers/base/debian.sh {name}, or give --base-image"
         if request.config.getoption("--require-engine"):
             pytest.fail(message, pytrace=False)
         pytest.skip(message)

@@ -28,10 +28,10 @@ from nnunet_box.errors import UsageError
 from nnunet_box.files import write_beside
 
 DEFAULT_BASE_IMAGE = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
-# Everything that decides whether a wheel made for this Python installs and runs in the base; the two imports are what
-# making a virtual environment needs, which Debian packages apart.
+# Everything that decides whether a wheel made for this Python installs and runs in the base. A virtual environment is made
+# there; pip comes with the wheels.
 PROBE = """
-import json, platform, sys, ensurepip, venv
+import json, platform, sys, venv
 version = "%d.%d" % sys.version_info[:2]
 print(json.dumps({"python": version, "machine": platform.machine(), "libc": platform.libc_ver()[0]}))
 """
@@ -91,7 +91,7 @@ def image_recipe(
     """Decide the Dockerfile and the files of the context; nothing is built, and no engine is asked.
 
     folder: where the bundle's weights are. bundle: what the image says of itself, its challenge included.
-    pins, wheels: what ``inference_pins`` and ``fill_wheelhouse`` return, nnunet_box's own wheel last.
+    pins, wheels: what ``inference_pins`` and ``fill_wheelhouse`` return, pip's and nnunet_box's own wheel last.
     base_identifier: the engine's name for the very base image, for the labels. contract: what ``image_contract`` says
     of this submission; its defaults where it is None. runtime: for the labels. weights_apart: the image holds no model,
     one is mounted where the profile says.
@@ -105,7 +105,7 @@ def image_recipe(
     if weights_apart and profile.model is None:
         raise UsageError(f"Profile {profile.name} mounts no model; build the image with its weights inside.")
     bundled = bundle_files(folder, bundle)
-    *needed, program = wheels
+    *needed, pip, program = wheels
     requirements = locked_requirements(pins, needed).encode()
     labels = image_labels(bundle, profile, base_image, base_identifier) | {
         "org.nnunet-box.runtime": runtime,
@@ -113,7 +113,7 @@ def image_recipe(
         "org.nnunet-box.model.sha256": files_sha256(bundled),
         "org.nnunet-box.lock.sha256": hashlib.sha256(requirements).hexdigest(),
     }
-    dockerfile = render_dockerfile(profile, base_image, challenge, labels, weights_apart)
+    dockerfile = render_dockerfile(profile, base_image, challenge, labels, weights_apart, runtime)
     known = contract or image_contract(profile, bundle)
     title = labels["org.opencontainers.image.title"]
     context = BuildContext(
@@ -121,6 +121,7 @@ def image_recipe(
             ContextFile("Dockerfile", dockerfile.encode()),
             ContextFile("requirements.txt", requirements),
             *(ContextFile(f"wheels/{wheel.name}", wheel) for wheel in needed),
+            ContextFile(f"pip/{pip.name}", pip),
             ContextFile(f"program/{program.name}", program),
             ContextFile(f"start/{COMMAND}", COMMAND_TEXT.encode(), executable=True),
             *([ContextFile(SCRIPT, SCRIPT_TEXT.encode(), executable=True)] if profile.entry == "script" else []),

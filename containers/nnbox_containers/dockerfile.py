@@ -9,10 +9,15 @@ from importlib.resources import files
 from string import Template
 
 from nnbox_containers.profile import Profile
+from nnbox_containers.stripping import stripping_command
 from nnbox_containers.wheelhouse import ADAPTERS
 from nnunet_box.errors import UsageError
 
 ENTRY_MODULE = "nnunet_box.inference.entry"
+RUNTIME_CHECKS = {
+    "cpu": "from nnunet_box.inference.openvino_runtime import device_name; device_name()",
+    "cuda": "import nnunet_box.inference.torch_runtime",
+}
 VENV_PYTHON = "/opt/nnbox/venv/bin/python"
 BUNDLE = "/opt/nnbox/bundle"
 COMMAND, SCRIPT = "nnbox-predict", "predict.sh"
@@ -44,18 +49,24 @@ def start_instructions(profile: Profile) -> list[str]:
     return [*lines, f"ENTRYPOINT {json.dumps([VENV_PYTHON, '-m', ENTRY_MODULE])}"]
 
 
-def import_check(challenge: str) -> list[str]:
-    """A command that fails unless everything the program and the challenge's adapter import is in the image."""
+def import_check(challenge: str, runtime: str) -> list[str]:
+    """A command that fails unless everything the program, its runtime and the challenge's adapter import is in the image."""
+    program = f"import {ENTRY_MODULE}; import nnunet_box.inference.jobs; {RUNTIME_CHECKS[runtime]}"
     adapter = f"(found,) = entry_points(group={ADAPTERS!r}, name={challenge!r}); found.load()"
-    return [VENV_PYTHON, "-c", f"import {ENTRY_MODULE}; from importlib.metadata import entry_points; {adapter}"]
+    return [VENV_PYTHON, "-c", f"{program}; from importlib.metadata import entry_points; {adapter}"]
 
 
 def render_dockerfile(
-    profile: Profile, base_image: str, challenge: str, labels: Mapping[str, str], weights_apart: bool = False
+    profile: Profile,
+    base_image: str,
+    challenge: str,
+    labels: Mapping[str, str],
+    weights_apart: bool = False,
+    runtime: str = "cuda",
 ) -> str:
     """The Dockerfile of a submission image for ``challenge``; ``labels`` become its last instruction.
 
-    weights_apart: the model is not in the image but mounted.
+    weights_apart: the model is not in the image but mounted. runtime: ``cpu`` or ``cuda``, which decides what is stripped.
 
     Raises
     ------
@@ -72,7 +83,8 @@ def render_dockerfile(
         uid=uid,
         gid=gid,
         output=profile.output,
-        import_check=json.dumps(import_check(challenge)),
+        stripping=stripping_command(runtime),
+        import_check=json.dumps(import_check(challenge, runtime)),
         start="\n".join(start_instructions(profile)),
         labels=" \\\n      ".join(f"{_quoted(key)}={_quoted(value)}" for key, value in sorted(labels.items())),
     )

@@ -69,6 +69,9 @@ def image(
     postprocess: Annotated[
         PostprocessingRule, typer.Option("--postprocess", help="auto: as cross-validation decided.")
     ] = PostprocessingRule.AUTO,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="cpu (OpenVINO), cuda (torch), or auto: cuda where torch here has it.")
+    ] = "auto",
     base_image: Annotated[
         str | None, typer.Option("--base-image", help="Image with python3 to build on; python:X.Y-slim by default.")
     ] = None,
@@ -95,7 +98,14 @@ def image(
     from nnbox_containers.dockerfile import check_tag, default_tag
     from nnbox_containers.front_end import describe, image_contract
     from nnbox_containers.profiles import load_profile
-    from nnbox_containers.wheelhouse import adapter_distribution, fill_wheelhouse, find_wheel, inference_pins
+    from nnbox_containers.wheelhouse import (
+        build_pip,
+        choose_runtime,
+        fill_wheelhouse,
+        find_wheel,
+        image_needs,
+        inference_pins,
+    )
     from nnunet_box import __version__
 
     organiser = load_profile(profile)
@@ -104,9 +114,9 @@ def image(
     wheels_folder = wheelhouse or workspace / "wheelhouse"
     folder, found = _find_bundle(workspace, dataset, challenge)
     shipped = _shipped(found, build.agreed_challenge(folder, found, challenge), postprocess)
-    adapter = adapter_distribution(str(shipped.challenge))
+    needs = image_needs(choose_runtime(runtime), str(shipped.challenge), organiser.output_suffixes)
     name = checked_tag or default_tag(shipped.dataset, __version__)
-    pins = inference_pins(adapter)
+    pins = inference_pins(needs)
     contract = image_contract(organiser, shipped, input_socket or (), output_socket, channel or ())
     for line in describe(contract, shipped.channel_names):
         say(line)
@@ -119,10 +129,11 @@ def image(
         tag=name,
         base_image=base,
         contract=contract,
+        runtime=needs.runtime,
         weights_apart=model_archive is not None,
     )
     if dry_run:
-        fetched = [find_wheel(wheels_folder, pin) or Path(f"{pin} (to be fetched)") for pin in pins]
+        fetched = [find_wheel(wheels_folder, pin) or Path(f"{pin} (to be fetched)") for pin in (*pins, build_pip())]
         own = Path("nnunet_box (to be packed)")
         planned = recipe_of([*fetched, own])
         typer.echo(planned.dockerfile)
@@ -132,7 +143,7 @@ def image(
     engine = DockerEngine()
     # Before the wheels: whoever has no engine, or the wrong base, learns it in a second and not after a download.
     base_identifier = build.check_base(engine, base)
-    wheels = fill_wheelhouse(wheels_folder, adapter)
+    wheels = fill_wheelhouse(wheels_folder, needs)
     recipe = recipe_of(wheels, base_identifier=base_identifier)
     with BuildDisplay(f"Building {name} from {folder}") as display:
         facts = build.build_image(engine, recipe, display)
@@ -188,6 +199,9 @@ def wheelhouse(
     challenge: Annotated[
         str | None, typer.Option("--challenge", "-c", help="Needed only if its adapter is a third party's.")
     ] = None,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="cpu (OpenVINO), cuda (torch), or auto: cuda where torch here has it.")
+    ] = "auto",
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
@@ -195,17 +209,18 @@ def wheelhouse(
 
     Example: nnbox build-submission wheelhouse -o wheels
     """
-    from nnbox_containers.wheelhouse import adapter_distribution, fill_wheelhouse
+    from nnbox_containers.wheelhouse import choose_runtime, fill_wheelhouse, image_needs
 
     folder = output or workspace / "wheelhouse"
-    wheels = fill_wheelhouse(folder, adapter_distribution(challenge) if challenge is not None else None)
+    chosen = choose_runtime(runtime)
+    wheels = fill_wheelhouse(folder, image_needs(chosen, challenge))
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), "wheels": [wheel.name for wheel in wheels]}, indent=1))
     else:
         for wheel in wheels:
             typer.echo(str(wheel))
     say(f"{folder}: {len(wheels)} wheels, {sum(wheel.stat().st_size for wheel in wheels) / 1e6:.0f} MB")
-    say(f"Next: nnbox build-submission image --wheelhouse {folder}")
+    say(f"Next: nnbox build-submission image --runtime {chosen} --wheelhouse {folder}")
 
 
 def _find_bundle(workspace: Path, dataset: str | None, challenge: str | None) -> tuple[Path, Bundle]:

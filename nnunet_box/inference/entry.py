@@ -53,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, help="another folder; or the label map to write, such as labels.nii.gz")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    parser.add_argument("--runtime", default="auto", help="auto, torch or openvino: what runs the networks")
     parser.add_argument("--no-mirroring", action="store_true", help="8 times faster in 3D, a little worse")
     parser.add_argument("--resume", action="store_true", help="leave out cases whose prediction is there")
     parser.add_argument("--threads", type=int, help="processors to use; all, or as many as the profile says")
@@ -69,7 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
             from nnunet_box.inference.stopping import stop_on_signals
 
             job = Job(
-                parsed.bundle, tuple(parsed.input), parsed.output, parsed.device, not parsed.no_mirroring, parsed.resume
+                parsed.bundle,
+                tuple(parsed.input),
+                parsed.output,
+                device=parsed.device,
+                runtime=parsed.runtime,
+                mirroring=not parsed.no_mirroring,
+                resume=parsed.resume,
             )
             folder = output_folder(job, contract)
             stack.enter_context(stop_on_signals([folder] if folder is not None else []))

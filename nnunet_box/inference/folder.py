@@ -9,7 +9,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.evaluation.postprocessing import apply_postprocessing
 from nnunet_box.files import sweep_temporaries, write_json
 from nnunet_box.inference.ensemble import InferenceOptions, LoadNetwork, Member, predict_case
+from nnunet_box.inference.timing import FirstWindow
 from nnunet_box.inference.mounts import check_link, check_readable, check_writable, unreadable
 from nnunet_box.inference.stopping import Stopped
 from nnunet_box.progress import say, track
@@ -53,12 +54,15 @@ class CasesFailed(NnboxError):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A bundle ready to run: its ensemble, how networks are loaded, how windows are averaged."""
+    """A bundle ready to run: its ensemble, how networks are loaded, how windows are averaged. runtime: what runs
+    them, for ``run.json``.
+    """
 
     bundle: Bundle
     members: Sequence[Member]
     load_network: LoadNetwork
     options: InferenceOptions
+    runtime: str | None = None
 
     def labels(
         self, image: NDArray[np.float32], spacing: tuple[float, float, float], probabilities: Path | None
@@ -156,8 +160,8 @@ def predict_folder(
     save_probabilities: bool = False,
     record: bool = True,
 ) -> dict[str, Any]:
-    """Predict and write every case; returns what ``run.json`` holds (per case: seconds by stage, peak memory, voxels
-    per label; or the error).
+    """Predict and write every case; returns what ``run.json`` holds (the runtime, seconds from the process's start
+    to the first window, and per case seconds by stage, peak memory, voxels per label; or the error).
 
     A case that cannot be predicted does not keep the others from it. With ``resume`` cases whose prediction is there
     are left alone; files are whole or absent, so they are good, and of a pair of files both are looked for. With
@@ -171,6 +175,8 @@ def predict_folder(
     """
     check_writable(output)
     sweep_temporaries(output)
+    first = FirstWindow(predictor.load_network)
+    predictor = replace(predictor, load_network=first.load)
     records: list[dict[str, Any]] = []
     run: dict[str, Any] = {
         "schema_version": 1,
@@ -178,12 +184,15 @@ def predict_folder(
         "dataset": predictor.bundle.dataset,
         "configurations": [member.configuration for member in predictor.members],
         "networks": sum(member.networks for member in predictor.members),
+        "runtime": predictor.runtime,
+        "seconds": {"start": None},
         "cases": records,
     }
     problems: list[tuple[str, NnboxError]] = []
 
     def note(state: str) -> None:
         run["state"] = state
+        run["seconds"] = {"start": None if first.seconds is None else round(first.seconds, 3)}
         if record:
             write_json(output / RUN_FILE, run)
 

@@ -15,11 +15,10 @@ from nnunet_box.dataset.challenge import load_challenge
 from nnunet_box.dataset.volumes import is_volume, strip_suffix
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.inference.case_folders import case_folders
+from nnunet_box.inference.choose import network_loader
 from nnunet_box.inference.ensemble import InferenceOptions, LoadNetwork, Member
 from nnunet_box.inference.folder import Predictor, exporter, input_cases, predict_folder
-from nnunet_box.inference.server import serve
 from nnunet_box.inference.sockets import predict_sockets
-from nnunet_box.inference.torch_runtime import choose_device, plan_network
 from nnunet_box.progress import say
 
 
@@ -35,6 +34,7 @@ class Job:
     inputs: tuple[str, ...] = ()
     output: Path | None = None
     device: str = "auto"
+    runtime: str = "auto"
     mirroring: bool = True
     resume: bool = False
 
@@ -56,8 +56,7 @@ def run_job(job: Job, contract: Contract | None) -> None:
     layout, source, output = _places(job, contract)
     folder = job.bundle or _bundle_folder(contract)
     bundle = load_bundle(folder)
-    device = choose_device(job.device)
-    load = functools.partial(plan_network, plan=bundle.plan, device=device)
+    load, runtime = network_loader(bundle.plan, job.runtime, job.device)
     members = bundle.ensemble(folder)
     options = InferenceOptions(mirroring=job.mirroring)
     record = contract.record if contract is not None else True
@@ -65,11 +64,13 @@ def run_job(job: Job, contract: Contract | None) -> None:
         assert contract is not None
         _check_channels(contract, bundle)
         serving = contract.entry == "http"
-        predictor = Predictor(bundle, members, _kept(load, members) if serving else load, options)
-        say(f"{bundle.dataset}: {sum(member.networks for member in members)} networks on {device}")
+        predictor = Predictor(bundle, members, _kept(load, members) if serving else load, options, runtime)
+        say(f"{bundle.dataset}: {sum(member.networks for member in members)} networks, {runtime}")
         socket = str(contract.output_socket)
         predict = functools.partial(predict_sockets, predictor, source, output, contract.channels, socket, record)
         if serving:
+            from nnunet_box.inference.server import serve
+
             assert contract.port is not None
             serve(predict, contract.port)
         else:
@@ -86,8 +87,8 @@ def run_job(job: Job, contract: Contract | None) -> None:
         name = contract.challenge if contract is not None else bundle.challenge
         challenge = load_challenge(name) if name is not None else None
         cases = input_cases(source, len(bundle.channel_names), challenge)
-    say(f"{bundle.dataset}: {len(cases)} cases on {device}")
-    predictor = Predictor(bundle, members, load, options)
+    say(f"{bundle.dataset}: {len(cases)} cases, {runtime}")
+    predictor = Predictor(bundle, members, load, options, runtime)
     record = record and layout != "files"
     run = predict_folder(predictor, cases, output, exporter(challenge), job.resume, record=record)
     if not record:

@@ -6,20 +6,19 @@ FROM ${base_image} AS environment
 LABEL "org.nnunet-box.stage"="environment"
 COPY wheels/ /wheels/
 COPY requirements.txt /wheels/requirements.txt
-# Half of the files of an environment with torch are never used to predict: its C++ headers and test programs go, tests are
-# not compiled. Everything else is compiled now, since later nobody may write beside it. A file that is no Python of this
-# version is left as it is, as pip does.
-RUN python3 -m venv /opt/nnbox/venv \
- && /opt/nnbox/venv/bin/python -m pip install --no-cache-dir --no-compile --no-index --find-links /wheels --no-deps \
+COPY pip/ /pip/
+# pip runs from its own wheel, so that the base image need not have one. What is never used to predict is deleted (stripping.py
+# says what and why); everything else is compiled now, since later nobody may write beside it. A file that is no Python of
+# this version is left as it is, as pip does.
+RUN python3 -m venv --without-pip /opt/nnbox/venv \
+ && PYTHONPATH=$$(echo /pip/*.whl) /opt/nnbox/venv/bin/python -m pip install --no-cache-dir --no-compile --no-index --find-links /wheels --no-deps \
     --require-hashes -r /wheels/requirements.txt \
  && cd /opt/nnbox/venv/lib/python3*/site-packages \
- && rm -rf torch/include torch/test \
- && find . -path './torch/bin/*' -type f ! -name torch_shm_manager -delete \
- && (/opt/nnbox/venv/bin/python -m compileall -q -j 0 -x '/tests?/' . || true)
+ && ${stripping} \
+ && (/opt/nnbox/venv/bin/python -m compileall -q -j 0 . || true)
 # Apart from what it needs: another version of the program does not install torch again.
 COPY program/ /program/
-RUN /opt/nnbox/venv/bin/python -m pip install --no-cache-dir --no-index --no-deps /program/*.whl \
- && /opt/nnbox/venv/bin/python -m pip uninstall --quiet --yes pip
+RUN PYTHONPATH=$$(echo /pip/*.whl) /opt/nnbox/venv/bin/python -m pip install --no-cache-dir --no-index --no-deps /program/*.whl
 
 FROM ${base_image}
 USER root
