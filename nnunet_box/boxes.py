@@ -25,7 +25,8 @@ def label_boxes(labels: NDArray[np.uint8]) -> dict[int, Box]:
         if label:
             ends = found["bounding_boxes"][label].reshape(3, 2)
             spans = [
-                slice(start + int(low), start + int(high) + 1) for (start, _), (low, high) in zip(first, ends, strict=True)
+                slice(start + int(low), start + int(high) + 1)
+                for (start, _), (low, high) in zip(first, ends, strict=True)
             ]
             boxes[int(label)] = (spans[0], spans[1], spans[2])
     return boxes

@@ -157,7 +157,9 @@ def build_pip() -> Pin:
     try:
         return Pin("pip", distribution("pip").version)
     except PackageNotFoundError as error:
-        raise NnboxError(f"pip installs the wheels of an image and is not here: {sys.executable} -m ensurepip") from error
+        raise NnboxError(
+            f"pip installs the wheels of an image and is not here: {sys.executable} -m ensurepip"
+        ) from error
 
 
 def adapter_distribution(challenge: str) -> str | None:

@@ -43,7 +43,9 @@ def network_loader(plan: Plan, runtime: str = "auto", device: str = "auto") -> t
     from nnunet_box.inference import openvino_runtime
 
     threads = usable_threads()
-    return partial(openvino_runtime.plan_network, plan=plan, threads=threads), f"openvino on {openvino_runtime.device_name()}, {threads} threads"
+    return partial(
+        openvino_runtime.plan_network, plan=plan, threads=threads
+    ), f"openvino on {openvino_runtime.device_name()}, {threads} threads"
 
 
 def choose_runtime(device: str = "auto") -> str:

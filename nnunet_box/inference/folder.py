@@ -27,9 +27,9 @@ from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.evaluation.postprocessing import apply_postprocessing
 from nnunet_box.files import sweep_temporaries, write_json
 from nnunet_box.inference.ensemble import InferenceOptions, LoadNetwork, Member, predict_case
-from nnunet_box.inference.timing import FirstWindow
 from nnunet_box.inference.mounts import check_link, check_readable, check_writable, unreadable
 from nnunet_box.inference.stopping import Stopped
+from nnunet_box.inference.timing import FirstWindow
 from nnunet_box.progress import say, track
 
 RUN_FILE = "run.json"

@@ -130,6 +130,4 @@ class OpenVinoRuntime:
 def plan_network(member: Member, weights: Path, plan: Plan, threads: int | None = None) -> OpenVinoRuntime:
     """A trained network of ``plan`` on the CPU."""
     configuration, inputs = plan.configuration_of(member.configuration), plan.inputs_of(member.configuration)
-    return OpenVinoRuntime.load(
-        weights, configuration, inputs, len(plan.labels), recipe(member.variants), threads
-    )
+    return OpenVinoRuntime.load(weights, configuration, inputs, len(plan.labels), recipe(member.variants), threads)

@@ -17,7 +17,7 @@ from front_end_samples import make_model, write_contract, write_inputs, write_mh
 
 from nnunet_box.contract import read_contract
 from nnunet_box.errors import InvalidData, NnboxError
-from nnunet_box.inference import jobs
+from nnunet_box.inference import jobs, server
 from nnunet_box.inference.server import make_server, serve
 
 
@@ -104,11 +104,16 @@ def test_a_port_that_is_taken_is_one_message():
 def test_the_model_is_loaded_once_for_all_cases(tmp_path: Path, monkeypatch):
     """The whole way from a profile to answers, but for the listening itself."""
     loaded: list[str] = []
-    real = jobs.plan_network
+    real = jobs.network_loader
 
-    def counted(member, weights, **options):
-        loaded.append(weights.name)
-        return real(member, weights, **options)
+    def counting(*arguments):
+        load, description = real(*arguments)
+
+        def counted(member, weights):
+            loaded.append(weights.name)
+            return load(member, weights)
+
+        return counted, description
 
     def serve_here(predict, port):
         assert port == 4743
@@ -127,8 +132,8 @@ def test_the_model_is_loaded_once_for_all_cases(tmp_path: Path, monkeypatch):
         assert [path.name for path in (tmp_path / "out/images/labels").iterdir()] == ["b.mha"]
         assert (tmp_path / "out/images/labels/b.mha").read_bytes() == content
 
-    monkeypatch.setattr(jobs, "plan_network", counted)
-    monkeypatch.setattr(jobs, "serve", serve_here)
+    monkeypatch.setattr(jobs, "network_loader", counting)
+    monkeypatch.setattr(server, "serve", serve_here)
     write_mha(tmp_path / "in/images/mr/a.mha")
     write_inputs(tmp_path / "in", "mr")
     told = {"layout": "sockets", "entry": "http", "port": 4743, "channels": ("mr",), "output_socket": "labels"}
