@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy._core import multiarray as core
 from torch import Tensor
 
 from nnunet_box.errors import InvalidData
@@ -47,7 +48,6 @@ TRAINERS = frozenset(
 
 def _plain_numpy() -> list[Any]:
     """What the log and the best score of a checkpoint are pickled with, by their names in numpy 2 and numpy 1."""
-    core = np._core.multiarray
     return [
         np.dtype,
         np.ndarray,

@@ -98,6 +98,7 @@ def predict_case(
             None if labels is None else labels_on_grid(labels, prepared.placement),
             configuration.mirrors,
             plan.steps.average_logits,
+            plan.steps.half_precision,
         )
         done[member] = (probabilities, prepared.placement)
     return labels_on_source(list(done.values()), probabilities_file, plan.steps.average_logits)

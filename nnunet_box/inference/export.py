@@ -11,17 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_box.files import write_beside
-from nnunet_box.inference.predictor import softmax
+from nnunet_box.inference.predictor import Outputs, softmax
 from nnunet_box.preprocessing.pipeline import Placement
-from nnunet_box.preprocessing.resample import resample_slab, slabs
+from nnunet_box.preprocessing.resample import Shape, resample_slab, slabs
 
 PROBABILITIES_SUFFIX = ".probabilities.b2nd"
 CHUNK_PLANES = 32
 CHUNK_EDGE = 256
 
 
-Grid = tuple[NDArray[np.float32], Placement]
-"""Probabilities or logits (K, Z, Y, X) of one configuration in its own axes, and the way back."""
+Grid = tuple[Outputs, Placement]
+"""Probabilities or logits (K, Z, Y, X) of one configuration in its own axes, and the way back. Of float16 ones what is
+resampled is rounded to float16 too.
+"""
 
 
 def labels_on_source(
@@ -75,7 +77,7 @@ def _resample(grids: Sequence[Grid], kept: Any, logits: bool) -> NDArray[np.uint
             group = range(first, first + together)
             shares = np.zeros((together, *best.shape), dtype=np.float32)
             for stack, order in zip(stacks, orders, strict=True):
-                outputs = (resample_slab(stack[value], placement.cropped_shape, order, slab) for value in group)
+                outputs = (_resample_rounded(stack[value], placement.cropped_shape, order, slab) for value in group)
                 if together == 1:
                     shares[0] += next(outputs)
                 else:
@@ -86,6 +88,11 @@ def _resample(grids: Sequence[Grid], kept: Any, logits: bool) -> NDArray[np.uint
                 if kept is not None:
                     kept[value, planes, y0:y1, x0:x1] = share.astype(np.float16)
     return labels
+
+
+def _resample_rounded(volume: Outputs, target: Shape, orders: tuple[int, int, int], slab: slice) -> NDArray[np.float32]:
+    resampled = resample_slab(volume.astype(np.float32, copy=False), target, orders, slab)
+    return resampled.astype(volume.dtype).astype(np.float32, copy=False)
 
 
 def _keep_best(value: int, share: NDArray[np.float32], best: NDArray[np.float32], labels: NDArray[np.uint8]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain, combinations
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from nnunet_box.inference.tiles import tile_starts, tile_weight
 from nnunet_box.preprocessing.previous_stage import foreground_channels
 
 Voxel = TypeVar("Voxel", bound=np.generic)
+Outputs = NDArray[np.floating[Any]]
+"""Probabilities or logits: float32, or float16 where sums are kept in half precision."""
 VOXELS_A_CALL = 2_000_000
 """Patches and mirrored copies are put into one call of the network up to about this many voxels."""
 
@@ -43,7 +45,8 @@ def predict_probabilities(
     previous: NDArray[np.int8] | None = None,
     mirrors: Sequence[int] | None = None,
     average_logits: bool = False,
-) -> NDArray[np.float32]:
+    half_precision: bool = False,
+) -> Outputs:
     """Mean softmax (K, Z, Y, X) of (C, Z, Y, X) over networks, windows and mirrored copies; the mean of their logits
     with ``average_logits``.
 
@@ -52,7 +55,8 @@ def predict_probabilities(
     ``networks`` may be a generator that loads them one by one.
     previous: the label map (Z, Y, X) of a cascade's first stage; networks see its one-hot foreground after the image.
     It is expanded window by window, so that it costs a byte a voxel.
-    mirrors: axes of the patch to mirror along; all of them where left out.
+    mirrors: axes of the patch to mirror along; all of them where left out. half_precision: sums are kept so, which
+    halves their memory, and the result is float16.
     """
     planar = len(patch) == 2
     edges = (1, *patch) if planar else tuple(patch)
@@ -60,25 +64,34 @@ def predict_probabilities(
     labels = None if previous is None else _pad(previous[None], edges)[0][0]
     weight = tile_weight(edges, weighting)
     starts = tile_starts(padded.shape[1:], edges)
-    total = np.zeros((classes, *padded.shape[1:]), dtype=np.float32)
-    weights = np.zeros(padded.shape[1:], dtype=np.float32)
+    sums = np.float16 if half_precision else np.float32
+    weights = np.zeros(padded.shape[1:], dtype=sums)
     for start in starts:
         weights[_window(start, edges)] += weight
     flips = mirror_axes(range(len(patch)) if mirrors is None else mirrors, mirroring)
     together = max(1, VOXELS_A_CALL // int(np.prod(edges)) // len(flips))
-    count = 0
-    for network in networks:
-        count += 1
+
+    def add_windows(network: Runtime, total: Outputs) -> None:
         for first in range(0, len(starts), together):
             group = starts[first : first + together]
             patches = np.stack([_patch(padded, labels, _window(start, edges), classes) for start in group])
             mean = _mirrored_mean(network, patches[:, :, 0] if planar else patches, flips, average_logits)
-            for start, probabilities in zip(group, mean, strict=True):
-                total[(slice(None), *_window(start, edges))] += (
-                    probabilities[:, None] if planar else probabilities
-                ) * weight
-    weights *= count
-    total /= weights
+            for start, outputs in zip(group, mean, strict=True):
+                total[(slice(None), *_window(start, edges))] += (outputs[:, None] if planar else outputs) * weight
+
+    total: Outputs = np.zeros((classes, *padded.shape[1:]), dtype=sums)
+    count = 0
+    for network in networks:
+        count += 1
+        if half_precision:
+            # As nnU-Net does: each network's sums are divided before they are added.
+            alone = np.zeros_like(total) if count > 1 else total
+            add_windows(network, alone)
+            alone /= weights
+            total = total + alone if count > 1 else alone
+        else:
+            add_windows(network, total)
+    total /= count if half_precision else weights * np.float32(count)
     return total[(slice(None), *inside)]
 
 

@@ -21,6 +21,7 @@ class Conventions:
     within_range: a cubic spline's overshoot is cut to the range of what was interpolated, slice by slice where an axis
     is treated apart. network_grid_first: on the way back the network's spacing decides which axis is treated apart, and
     the file's only after it. average_logits: networks, windows and mirrored copies are averaged before the softmax.
+    half_precision: sums over windows and networks, and what is resampled of them, are rounded to float16.
     weighting: the Gaussian's name in ``inference/tiles.py``.
     """
 
@@ -28,6 +29,7 @@ class Conventions:
     within_range: bool = False
     network_grid_first: bool = False
     average_logits: bool = False
+    half_precision: bool = False
     weighting: str = "gaussian"
 
 
@@ -38,6 +40,7 @@ CONVENTIONS: dict[str, Conventions] = {
         within_range=True,
         network_grid_first=True,
         average_logits=True,
+        half_precision=True,
         weighting="gaussian-v2",
     ),
 }

@@ -5,6 +5,7 @@ alike.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from nnunet_box.preprocessing.resample import (
     resampled_shape,
 )
 from nnunet_box.preprocessing.within_range import resample_within_range
+
+Voxel = TypeVar("Voxel", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Placement:
         z, y, x = (stop - start for start, stop in self.box)
         return (z, y, x)
 
-    def to_file_axes(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    def to_file_axes(self, array: NDArray[Voxel]) -> NDArray[Voxel]:
         """(C, ...) in the network's axes to (C, Z, Y, X)."""
         back = np.argsort(self.axis_order)
         return array.transpose(0, *(int(axis) + 1 for axis in back))

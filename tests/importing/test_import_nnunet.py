@@ -45,7 +45,7 @@ class Imported:
         options = InferenceOptions(mirroring=mirroring)
         members = bundle.ensemble(self.folder)
 
-        def load(member, weights):  # noqa: ANN001, ANN202
+        def load(member, weights):
             return plan_network(member, weights, bundle.plan, CPU)
 
         return predict_case(image, spacing, bundle.plan, members, load, options)
@@ -313,10 +313,9 @@ def test_a_bundle_written_before_conventions_reads_as_the_papers(tmp_path: Path)
     assert "blocks" not in values["configurations"]["3d_fullres"]
 
 
-def replace_conventions(plan):  # noqa: ANN001, ANN201
+def replace_conventions(plan):
     bare = {
         name: entry.model_copy(update={"blocks": None, "resampling": None, "mirror_axes": None})
         for name, entry in plan.configurations.items()
     }
     return plan.model_copy(update={"conventions": "paper", "configurations": bare})
-
