@@ -101,9 +101,9 @@ def _read_folder(
     found = stage(plans, first.configuration)
     previous = None
     if found.previous_stage is not None:
-        # nnU-Net names folders TRAINER__PLANS__CONFIGURATION.
-        beside = folder.resolve().parent / f"{first.trainer}__{plans.plans_name}__{found.previous_stage}"
-        where = previous_stage or beside
+        # nnU-Net names folders TRAINER__PLANS__CONFIGURATION; a name with a path in it stays a name.
+        beside = f"{first.trainer}__{plans.plans_name}__{found.previous_stage}".replace("/", "_")
+        where = previous_stage or folder.resolve().parent / beside
         if not (where / PLANS_FILE).is_file():
             raise InvalidData(
                 where,

@@ -208,7 +208,7 @@ def _inherited(plans: NnunetPlans, name: str) -> dict[str, Any]:
     visited: list[str] = []
     following: Any = name
     while following is not None:
-        if following not in plans.configurations or following in visited:
+        if not isinstance(following, str) or following not in plans.configurations or following in visited:
             raise InvalidData(
                 plans.file,
                 f"a configuration {name} with everything it inherits",
