@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,6 +41,8 @@ def labels_on_source(
     """
     if probabilities_file is None:
         return _resample(grids, None, logits)
+    import blosc2
+
     classes, shape = grids[0][0].shape[0], grids[0][1].shape
     with write_beside(probabilities_file) as temporary:
         kept = blosc2.zeros(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +13,6 @@ from nnunet_box.files import write_beside
 from nnunet_box.preprocessing.crop import box_slices
 from nnunet_box.preprocessing.pipeline import Placement
 from nnunet_box.preprocessing.resample import resample_labels
-from nnunet_box.preprocessing.store import CPARAMS, chunk_shape
 
 SUFFIX = ".b2nd"
 
@@ -45,6 +43,10 @@ def write_previous(folder: Path, case_id: str, labels: NDArray[np.int8], patch: 
     ------
     NnboxError: the disk is full or the folder cannot be written.
     """
+    import blosc2
+
+    from nnunet_box.preprocessing.store import CPARAMS, chunk_shape
+
     with write_beside(_file(folder, case_id)) as temporary:
         blosc2.asarray(labels, urlpath=str(temporary), chunks=chunk_shape(patch, labels.shape), cparams=CPARAMS)
 
@@ -61,6 +63,8 @@ def open_previous(folder: Path, case_id: str) -> Any:
     ------
     InvalidData: it is not there or cannot be opened.
     """
+    import blosc2
+
     file = _file(folder, case_id)
     try:
         return blosc2.open(str(file), mode="r", dparams={"nthreads": 1})

@@ -15,7 +15,8 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+
+from nnunet_box.boxes import label_boxes
 
 ANISOTROPY_THRESHOLD = 3.0
 SPLINE_MARGIN = 12
@@ -88,7 +89,7 @@ def axis_matrix(source: int, target: int, order: int) -> NDArray[np.float32]:
         )
     elif order == 3:
         padded = np.pad(np.eye(source), ((SPLINE_MARGIN, SPLINE_MARGIN), (0, 0)), mode="edge")
-        coefficients = ndimage.spline_filter1d(padded, order=3, axis=0, mode="mirror")
+        coefficients = _spline_coefficients(padded)
         gather = _scatter(
             positions + SPLINE_MARGIN, source + 2 * SPLINE_MARGIN, np.array([-1, 0, 1, 2]), _cubic_weights
         )
@@ -97,6 +98,25 @@ def axis_matrix(source: int, target: int, order: int) -> NDArray[np.float32]:
         raise ValueError(f"interpolation order {order}: 0, 1 or 3")
     result = matrix.astype(np.float32)
     result.setflags(write=False)
+    return result
+
+
+def _spline_coefficients(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cubic B-spline coefficients (n, m) along the first axis, n at least 2, with mirrored edges.
+
+    The recursive filter of Unser, IEEE Signal Processing Magazine 16(6), 1999, as ``scipy.ndimage.spline_filter1d``.
+    """
+    count, pole = len(samples), np.sqrt(3.0) - 2
+    powers = pole ** np.arange(count)
+    result = samples * ((1 - pole) * (1 - 1 / pole))
+    # The mirrored signal repeats after 2 (n - 1) samples; its geometric series is summed in closed form.
+    once = powers[1:-1] + powers[-1] * powers[-2:0:-1]
+    result[0] = (result[0] + powers[-1] * result[-1] + once @ result[1:-1]) / (1 - powers[-1] ** 2)
+    for row in range(1, count):
+        result[row] += pole * result[row - 1]
+    result[-1] = (pole * result[-2] + result[-1]) * pole / (pole**2 - 1)
+    for row in range(count - 2, -1, -1):
+        result[row] = pole * (result[row + 1] - result[row])
     return result
 
 
@@ -183,15 +203,13 @@ def resample_labels(labels: NDArray[np.uint8], target: Shape, orders: tuple[int,
     if labels.shape == target:
         return labels
     source: Shape = (labels.shape[0], labels.shape[1], labels.shape[2])
-    boxes = ndimage.find_objects(labels)
+    boxes = label_boxes(labels)
     result = np.zeros(target, dtype=np.uint8)
     matrices = _matrices(source, target, orders)
     for slab in slabs(target):
         best = np.zeros((slab.stop - slab.start, target[1], target[2]), dtype=np.float32)
         total = np.zeros_like(best)
-        for value, box in enumerate(boxes, start=1):
-            if box is None:
-                continue
+        for value, box in boxes.items():
             rows = [np.flatnonzero(matrix[:, span].any(axis=1)) for matrix, span in zip(matrices, box, strict=True)]
             rows[0] = rows[0][(rows[0] >= slab.start) & (rows[0] < slab.stop)]
             if not all(len(row) for row in rows):

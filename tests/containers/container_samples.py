@@ -16,8 +16,8 @@ from nnunet_box.workspace import Workspace
 
 LABELS = {0: "background", 1: "RV", 2: "MLV", 3: "LVC"}
 
-# What answers as `python -m nnunet_box.inference.entry` in an image without torch: it tells how it was started, and
-# writes one file where the real one would.
+# What answers as `python -m nnunet_box.inference.entry` in an image without torch: it tells how it was started and what
+# the image's profile says, and writes one file where the real one would.
 PROBE_ENTRY = """
 import json, os, pathlib, sys
 
@@ -29,20 +29,21 @@ def refused(path):
         return True
 
 if __name__ == "__main__":
-    options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-    bundle = json.loads(pathlib.Path(options["--bundle"], "bundle.json").read_text())
+    told = json.loads(pathlib.Path("/opt/nnbox/profile.json").read_text())
+    bundle = json.loads(pathlib.Path(told["bundle"], "bundle.json").read_text())
     facts = {
-        "options": options, "challenge": bundle["challenge"], "uid": os.getuid(), "gid": os.getgid(),
+        "told": told, "arguments": sys.argv[1:], "challenge": bundle["challenge"],
+        "uid": os.getuid(), "gid": os.getgid(),
         "home": os.path.expanduser("~"), "unbuffered": os.environ["PYTHONUNBUFFERED"],
         "threads": {name: int(value) for name, value in os.environ.items() if "THREAD" in name},
-        "root_refused": refused("/"), "bundle_refused": refused(options["--bundle"]), "tmp_refused": refused("/tmp"),
-        "input_refused": refused(options["--input"]), "network": sorted(os.listdir("/sys/class/net")),
+        "root_refused": refused("/"), "bundle_refused": refused(told["bundle"]), "tmp_refused": refused("/tmp"),
+        "input_refused": refused(told["input"]), "network": sorted(os.listdir("/sys/class/net")),
         "shm": os.statvfs("/dev/shm").f_frsize * os.statvfs("/dev/shm").f_blocks,
         "status": pathlib.Path("/proc/self/status").read_text(),
-        "modes": {str(p): oct(p.stat().st_mode & 0o777) for p in pathlib.Path(options["--bundle"]).rglob("*")},
-        "inputs": sorted(os.listdir(options["--input"])),
+        "modes": {str(p): oct(p.stat().st_mode & 0o777) for p in pathlib.Path(told["bundle"]).rglob("*")},
+        "inputs": sorted(os.listdir(told["input"])),
     }
-    pathlib.Path(options["--output"], "probe.json").write_text(json.dumps(facts))
+    pathlib.Path(told["output"], "probe.json").write_text(json.dumps(facts))
     print("probe done")
 """
 
@@ -128,6 +129,8 @@ def probe_wheel(folder: Path, entry: str = PROBE_ENTRY) -> Path:
         "nnunet_box/__init__.py": "",
         "nnunet_box/inference/__init__.py": "",
         "nnunet_box/inference/entry.py": entry,
+        "nnunet_box/inference/jobs.py": "",
+        "nnunet_box/inference/torch_runtime.py": "",
         "nnunet_box-0.0.1.dist-info/entry_points.txt": "[nnunet_box.challenges]\nacdc = nnunet_box:__name__\n",
     }
     return write_wheel(folder, "nnunet_box", "0.0.1", files)

@@ -80,8 +80,8 @@ def test_one_command_builds_and_prints_how_to_run(workspace, engine, one_wheel):
     assert facts.identifier in result.stderr
     assert " MB" in result.stderr
     assert "Step 1/" in result.stderr
-    assert facts.labels["nnbox.challenge"] == "acdc"
-    assert facts.labels["nnbox.base.id"] == "sha256:base"
+    assert facts.labels["org.nnunet-box.challenge"] == "acdc"
+    assert facts.labels["org.opencontainers.image.base.digest"] == "sha256:base"
     assert one_wheel == ["alpha==1.0"]
     assert (workspace / "wheelhouse" / "alpha-1.0-py3-none-any.whl").is_file()
     assert image(workspace, "--tag", "mine:2", "--json").exit_code == 0
@@ -95,13 +95,13 @@ def test_json_for_scripts(workspace, engine):
     assert told["id"] == engine.images["mine:2"].identifier
     assert told["size_bytes"] > 0
     assert told["run"].endswith(" mine:2")
-    assert told["challenge"] == told["labels"]["nnbox.challenge"] == "acdc"
+    assert told["challenge"] == told["labels"]["org.nnunet-box.challenge"] == "acdc"
 
 
 @pytest.mark.parametrize(("rule", "steps"), [("auto", [[2]]), ("none", []), ("largest-component", [[1, 2, 3]])])
 def test_postprocessing_as_asked(workspace, engine, rule, steps):
     assert image(workspace, "--postprocess", rule, "--tag", "mine:2").exit_code == 0
-    assert json.loads(engine.images["mine:2"].labels["nnbox.postprocessing"])["steps"] == steps
+    assert json.loads(engine.images["mine:2"].labels["org.nnunet-box.postprocessing"])["steps"] == steps
     assert read_json(workspace / "bundles" / "heart" / "bundle.json")["postprocessing"]["steps"] == [[2]]
 
 
@@ -135,7 +135,7 @@ def test_a_bundle_without_challenge_takes_the_one_asked_for(tmp_path, engine):
     make_bundle(tmp_path / "bundles" / "own", challenge=None, dataset="own")
     assert isinstance(image(tmp_path).exception, UsageError)
     assert image(tmp_path, "--challenge", "acdc", "--tag", "mine:2").exit_code == 0
-    assert engine.images["mine:2"].labels["nnbox.challenge"] == "acdc"
+    assert engine.images["mine:2"].labels["org.nnunet-box.challenge"] == "acdc"
     assert isinstance(image(tmp_path, "--challenge", "no-such").exception, UsageError)
 
 
@@ -148,7 +148,7 @@ def test_the_data_set_is_found_by_name_path_challenge_or_because_it_is_alone(wor
     assert isinstance(refusal, UsageError)
     assert "heart, liver" in str(refusal)
     assert image(workspace, "--challenge", "acdc", "--tag", "mine:2").exit_code == 0
-    assert engine.images["mine:2"].labels["nnbox.dataset"] == "heart"
+    assert engine.images["mine:2"].labels["org.nnunet-box.dataset"] == "heart"
 
 
 def test_without_a_model_the_command_to_run_is_named(tmp_path, engine):
@@ -163,7 +163,7 @@ def test_a_selected_model_is_bundled_on_the_way(tmp_path, engine):
     result = image(tmp_path, "--challenge", "acdc", "--tag", "mine:2")
     assert result.exit_code == 0, result.output
     assert f"Bundled heart into {tmp_path / 'bundles' / 'heart'}" in result.stderr
-    assert json.loads(engine.images["mine:2"].labels["nnbox.postprocessing"])["steps"] == [[3]]
+    assert json.loads(engine.images["mine:2"].labels["org.nnunet-box.postprocessing"])["steps"] == [[3]]
     assert load_bundle(tmp_path / "bundles" / "heart", check_weights=True).challenge is None
 
 
@@ -234,14 +234,6 @@ def test_a_wheelhouse_by_option_is_used(workspace, engine, one_wheel, tmp_path):
     assert image(workspace, "--wheelhouse", tmp_path / "w").exit_code == 0
     assert one_wheel == []
     assert not (workspace / "wheelhouse").exists()
-
-
-def test_profiles_for_people_and_scripts():
-    listed = json.loads(nnbox("profiles", "--json").stdout)
-    assert [profile["name"] for profile in listed] == ["folder"]
-    assert (listed[0]["input"], listed[0]["output"], listed[0]["user"]) == ("/input", "/output", "1000:1000")
-    assert listed[0]["run"].startswith("docker run --rm --network none")
-    assert "--read-only --tmpfs /tmp --cap-drop ALL" in nnbox("profiles").stdout
 
 
 def test_without_an_engine_one_line_says_what_to_start(workspace, tmp_path, monkeypatch):

@@ -28,7 +28,19 @@ def test_every_profile_renders_for_the_classic_builder(profile):
     assert not re.search(r"--mount|<<|--link|--chmod|\$\{", "\n".join(instructions(text)))
     assert "syntax=" not in text
     words = [line.split()[0] for line in instructions(text)]
-    assert set(words) <= {"FROM", "COPY", "RUN", "ENV", "USER", "WORKDIR", "STOPSIGNAL", "ENTRYPOINT", "LABEL"}
+    assert set(words) <= {
+        "FROM",
+        "COPY",
+        "RUN",
+        "ENV",
+        "USER",
+        "WORKDIR",
+        "EXPOSE",
+        "STOPSIGNAL",
+        "ENTRYPOINT",
+        "CMD",
+        "LABEL",
+    }
     assert words.count("FROM") == 2
     assert words[-1] == "LABEL"
 
@@ -50,9 +62,10 @@ def test_order_user_and_entrypoint_of_the_folder_image():
     assert "--find-links /wheels" in pip
     (entry,) = [line for line in lines if line.startswith("ENTRYPOINT")]
     assert json.loads(entry.removeprefix("ENTRYPOINT ")) == [
-        "/opt/nnbox/venv/bin/python", "-m", "nnunet_box.inference.entry",
-        "--bundle", "/opt/nnbox/bundle", "--input", "/input", "--output", "/output",
-    ]  # fmt: skip
+        "/opt/nnbox/venv/bin/python",
+        "-m",
+        "nnunet_box.inference.entry",
+    ]
 
 
 def test_the_build_imports_the_program_and_the_one_adapter():
