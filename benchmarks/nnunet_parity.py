@@ -42,6 +42,7 @@ class Job:
     folds: tuple[int, ...] | None = None
     previous_stage: Path | None = None
     threads: int = 2
+    runtime: str = "auto"
 
 
 def compare(job: Job, scratch: Path) -> dict[str, Any]:
@@ -79,6 +80,7 @@ def compare(job: Job, scratch: Path) -> dict[str, Any]:
         "networks": sum(len(stage.weights) for stage in written.stages),
         "mirroring": job.mirroring,
         "threads": job.threads,
+        "runtime": ours["runtime"],
         "cases": len(rows),
         "least_equal_share": min(row["equal_share"] for row in rows),
         "mean_equal_share": statistics.mean(row["equal_share"] for row in rows),
@@ -113,9 +115,11 @@ def _theirs(job: Job, files: dict[str, list[str]], scratch: Path) -> dict[str, A
 
 
 def _ours(job: Job, bundle: Path, images: Path, scratch: Path) -> dict[str, Any]:
+    options = ["--runtime", job.runtime, "--device", "cpu", *([] if job.mirroring else ["--no-mirroring"])]
     command = [sys.executable, "-m", "nnunet_box.cli.app", "predict", str(bundle), str(images), str(scratch / "ours")]
-    run = json.loads(_run([*command, "--json", *([] if job.mirroring else ["--no-mirroring"])], job.threads))
+    run = json.loads(_run([*command, "--json", *options], job.threads))
     return {
+        "runtime": run.get("runtime", job.runtime),
         "seconds": {row["case"]: round(sum(row["seconds"].values()), 3) for row in run["cases"]},
         "peak_memory_bytes": max(row["peak_memory_bytes"] for row in run["cases"]),
     }
@@ -141,6 +145,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, nargs="*")
     parser.add_argument("--no-mirroring", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runtime", default="auto", help="ours: auto, torch or openvino")
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     job = Job(
@@ -152,6 +157,7 @@ def main() -> None:
         folds=tuple(given.folds) if given.folds else None,
         previous_stage=given.previous_stage,
         threads=given.threads,
+        runtime=given.runtime,
     )
     with tempfile.TemporaryDirectory() as scratch:
         result = compare(job, Path(scratch))

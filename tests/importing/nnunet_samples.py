@@ -259,7 +259,10 @@ def predict_like_nnunet(
     patch: Sequence[int],
     mirroring: bool = True,
 ) -> NDArray[Any]:
-    """Labels (Z, Y, X) of one z-scored channel (Z, Y, X) that is nonzero all over, in 3D, axes as in the file."""
+    """Labels (Z, Y, X) of one z-scored channel (Z, Y, X) that is nonzero all over, in 3D, axes as in the file.
+
+    Sums are kept in half precision, as there.
+    """
     apart = any(max(grid) / min(grid) > 3 for grid in (spacing, target))
     normal = (image - image.mean()) / image.std()
     shape = [round(old / new * size) for old, new, size in zip(spacing, target, image.shape, strict=True)]
@@ -276,15 +279,16 @@ def predict_like_nnunet(
         count = int(np.ceil((size - edge) / (edge / 2))) + 1
         starts.append([round((size - edge) / max(1, count - 1) * index) for index in range(count)])
     flips = [axes for count in range(4 if mirroring else 1) for axes in itertools.combinations((2, 3, 4), count)]
-    total, weights = np.zeros((3, *padded.shape)), np.zeros(padded.shape)
-    for start in itertools.product(*starts):
-        window = tuple(slice(first, first + edge) for first, edge in zip(start, patch, strict=True))
-        tile = torch.from_numpy(padded[window][None, None].astype(np.float32))
-        for network in networks:
-            for axes in flips:
-                logits = torch.flip(run_network(network, torch.flip(tile, axes)), axes)
-                total[(slice(None), *window)] += logits[0].numpy() * weight / len(flips) / len(networks)
-        weights[window] += weight
     inside = tuple(slice(gap // 2, gap // 2 + size) for gap, size in zip(missing, data.shape, strict=True))
-    logits = (total / weights)[(slice(None), *inside)]
-    return np.stack([resample(one, image.shape, 1, apart) for one in logits]).argmax(0)
+    mean = np.zeros((3, *data.shape), dtype=np.float16)
+    for network in networks:
+        total, weights = np.zeros((3, *padded.shape), np.float16), np.zeros(padded.shape, np.float16)
+        for start in itertools.product(*starts):
+            window = tuple(slice(first, first + edge) for first, edge in zip(start, patch, strict=True))
+            tile = torch.from_numpy(padded[window][None, None].astype(np.float32))
+            copies = [torch.flip(run_network(network, torch.flip(tile, axes)), axes) for axes in flips]
+            total[(slice(None), *window)] += (sum(copies) / len(flips))[0].numpy() * weight
+            weights[window] += weight
+        mean += (total / weights)[(slice(None), *inside)]
+    mean /= len(networks)
+    return np.stack([resample(one, image.shape, 1, apart).astype(np.float16) for one in mean]).argmax(0)

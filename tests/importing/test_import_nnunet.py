@@ -28,6 +28,7 @@ from nnunet_box.dataset.geometry import Geometry
 from nnunet_box.dataset.volumes import read_volume, write_nifti
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.importing.model import import_models
+from nnunet_box.inference.choose import network_loader
 from nnunet_box.inference.ensemble import InferenceOptions, predict_case
 from nnunet_box.inference.torch_runtime import plan_network
 
@@ -59,12 +60,15 @@ def blobs(shape: tuple[int, ...], seed: int = 3) -> np.ndarray:
     return (50 + 20 * ndimage.gaussian_filter(noise, 1.2) / 0.2).astype(np.float32)
 
 
+@pytest.mark.parametrize("runtime_name", ["torch", "openvino"])
 @pytest.mark.parametrize("name", ["2d", "3d_fullres"])
-def test_the_network_computes_what_nnunet_computes(tmp_path: Path, name: str) -> None:
+def test_the_network_computes_what_nnunet_computes(tmp_path: Path, name: str, runtime_name: str) -> None:
+    pytest.importorskip(runtime_name)
     write_model(tmp_path / "model", name)
     bundle = import_models([tmp_path / "model"], tmp_path / "bundle")
-    runtime = plan_network(bundle.ensemble(tmp_path / "bundle")[0], tmp_path / "bundle" / bundle.weights_files[0].file,
-                           bundle.plan, CPU)  # fmt: skip
+    load, _ = network_loader(bundle.plan, runtime_name, "cpu")
+    (member,) = bundle.ensemble(tmp_path / "bundle")
+    runtime = load(member, member.weights[0])
     dimensions = 2 if name == "2d" else 3
     batch = torch.randn((2, 1, *(8, 16, 16)[3 - dimensions :]), generator=torch.Generator().manual_seed(1))
     expected = run_network(random_weights(dimensions), batch).numpy()
@@ -180,8 +184,8 @@ def test_convolutions_without_biases(tmp_path: Path) -> None:
 
     model = write_model(tmp_path / "model", plan=plans({"3d_fullres": entry}), edit=drop)
     bundle = import_models([model], tmp_path / "bundle")
-    runtime = plan_network(bundle.ensemble(tmp_path / "bundle")[0], tmp_path / "bundle" / bundle.weights_files[0].file,
-                           bundle.plan, CPU)  # fmt: skip
+    (member,) = bundle.ensemble(tmp_path / "bundle")
+    runtime = plan_network(member, member.weights[0], bundle.plan, CPU)
     weights = random_weights()
     for key in weights:
         if key.endswith(("conv.bias",)) or (key.startswith("decoder.transpconvs") and key.endswith("bias")):
