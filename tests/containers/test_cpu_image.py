@@ -9,14 +9,16 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from image_samples import ProfileImage, label_map, open_folder, readable
+from image_samples import ProfileImage, label_map, open_folder, plain_folder, readable
 
 from nnbox_containers.docker_engine import DockerEngine
-from nnbox_containers.engine import RunLimits
+from nnbox_containers.engine import Mount, RunLimits
 
 pytestmark = pytest.mark.docker
 MOST_BYTES = 350_000_000
 """Beyond base image and weights."""
+
+MOST_BASE_BYTES = 160_000_000
 ABSENT = ("torch", "scipy", "SimpleITK", "blosc2", "edt", "pip", "openvino_telemetry", "openvino.tools", "docker")
 AGREE = 0.9999
 
@@ -37,6 +39,21 @@ def test_it_is_small(image, base_image):
     weights = sum(path.stat().st_size for path in image.model.rglob("*") if path.is_file())
     beyond = image.facts.size_bytes - DockerEngine().inspect(base_image).size_bytes - weights
     assert 50_000_000 < beyond <= MOST_BYTES
+
+
+def test_our_own_base_is_small_and_says_what_it_is(base_image):
+    facts = DockerEngine().inspect(base_image)
+    if "org.nnunet-box.base.recipe" not in facts.labels:
+        pytest.skip(f"{base_image} is not made by containers/base/debian.sh")
+    assert facts.size_bytes <= MOST_BASE_BYTES
+    assert facts.labels["org.nnunet-box.base.suite"] == "bookworm"
+    program = "import bz2, ctypes, hashlib, lzma, sqlite3, ssl, venv; ssl.create_default_context()"
+    shells = f"bash -c 'echo shells' && python3 -c '{program}'"
+    result = DockerEngine().run(base_image, ["-c", shells], entrypoint=["sh"])
+    assert result.exit_code == 0, result.stderr
+    assert "shells" in result.stdout
+    missing = DockerEngine().run(base_image, ["-c", "command -v perl apt man pip3"], entrypoint=["sh"])
+    assert missing.stdout == ""
 
 
 def test_it_lacks_what_prediction_does_not_need(image):
@@ -93,6 +110,25 @@ def test_labels_are_those_torch_gives_here(image, acdc_cohort, tmp_path):
         found, expected = label_map(out / name), label_map(here / name)
         assert len(set(expected.ravel().tolist())) > 1
         assert (found == expected).mean() >= AGREE
+
+
+def test_the_first_window_comes_within_two_seconds(image, tmp_path):
+    """Of processor time, which other programs on this machine do not stretch; a core that is free takes no longer."""
+    program = """
+import sys, time
+from nnunet_box.inference import entry, timing
+def age():
+    print("first window:", time.process_time())
+    return 0.0
+timing.process_age = age
+sys.exit(entry.main(["--no-mirroring"]))
+"""
+    source, out = plain_folder(tmp_path / "in", "one"), open_folder(tmp_path / "out")
+    mounts = [Mount(source, "/input", read_only=True), Mount(out, "/output")]
+    result = image.engine.run(image.tag, ["-c", program], mounts, entrypoint=["/opt/nnbox/venv/bin/python"])
+    assert result.exit_code == 0, result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("first window:")]
+    assert 0.1 < float(line.split(":")[1]) < 2
 
 
 def test_a_quota_on_processor_time_limits_its_threads(image):
