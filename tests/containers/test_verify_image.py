@@ -161,6 +161,22 @@ def test_another_model_is_found(tmp_path, bundle_folder):
     assert [reason.split(":")[0] for reason in failures(report)] == ["model", "model.sha256"]
 
 
+def test_weights_apart_from_the_image_are_mounted(tmp_path, bundle_folder):
+    """Where the organiser mounts a model; elsewhere an image without one is no submission."""
+    engines: list[OrderlyEngine] = []
+
+    def change(engine: OrderlyEngine) -> None:
+        engine.bundle = None
+        engines.append(engine)
+
+    quick = Wishes(archive=False, stop=False)
+    assert failures(verified(tmp_path, bundle_folder, GRAND_CHALLENGE, change, quick)) == []
+    (model,) = [mount for mount in engines[0].mounted if mount.target == "/opt/ml/model"]
+    assert (model.source, model.read_only) == (bundle_folder, True)
+    (found,) = failures(verified(tmp_path, bundle_folder, FOLDER, change, quick))
+    assert found.startswith("model: expected a bundle in the image; found none")
+
+
 def one_voxel_off(count: int = 1) -> Callable[[OrderlyEngine], None]:
     def change(engine: OrderlyEngine) -> None:
         engine.labels = OUTPUT.copy()

@@ -66,6 +66,7 @@ class OrderlyEngine(FakeEngine):
     spoil: Callable[[Path], None] = lambda output: None
     archive: Files | None = None
     starts: list[tuple[tuple[str, ...], RunLimits]] = field(default_factory=list)
+    mounted: list[Mount] = field(default_factory=list)
 
     def run(
         self,
@@ -85,6 +86,7 @@ class OrderlyEngine(FakeEngine):
             }
             return RunResult(0, json.dumps(told) + "\n", "")
         self.starts.append((tuple(command), limits))
+        self.mounted += mounts
         output = next(mount.source for mount in mounts if not mount.read_only)
         source = mounts[0].source
         stdout = self.result.stdout
