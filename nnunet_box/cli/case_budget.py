@@ -45,5 +45,5 @@ def fit_bundle(folder: Path, bundle: Bundle, budget: str, case: Path | None, ima
     kept = sum(len(stage.weights) for stage in fitted.stages)
     names = " and ".join(member.configuration for member in fitted.members)
     mirrored = "with" if fitted.mirroring else "without"
-    say(f"Shipped: {names}, {kept} networks, {mirrored} mirroring")
+    say(f"Shipped: {names}, {kept} network{'s' * (kept > 1)}, {mirrored} mirroring")
     return fitted

@@ -21,11 +21,13 @@ from nnbox_containers.engine import RunResult
 from nnbox_containers.profiles import FOLDER, GRAND_CHALLENGE, PROFILES
 from nnunet_box.bundle import InferencePart, load_bundle, write_bundle
 from nnunet_box.cli import archive
+from nnunet_box.cli.case_budget import fit_bundle
 from nnunet_box.dataset.channels import write_image
 from nnunet_box.dataset.volumes import read_volume
 from nnunet_box.errors import EngineUnavailable, InvalidData, UsageError, VerificationFailed
 from nnunet_box.evaluation.postprocessing import Postprocessing
 from nnunet_box.files import write_json
+from nnunet_box.inference.budget import OverBudget
 from nnunet_box.inference.jobs import Job, run_job
 from nnunet_box.planning.fingerprint import Fingerprint
 from nnunet_box.planning.planner import make_plan
@@ -181,3 +183,19 @@ def test_without_a_bundle_all_but_the_predictions_is_checked(monkeypatch, model,
     assert len(engine.starts) == 2
     engine.result = RunResult(1, "", "nnbox: out of order")
     assert nnbox(TAG, "--workspace", tmp_path, "--no-compare").exception.exit_code == 5
+
+
+def test_a_bundle_is_fitted_to_a_time_on_a_drawn_or_a_given_case(model, acdc_cohort):
+    bundle = load_bundle(model)
+    fitted = fit_bundle(model, bundle, "5m", None, "cpu")
+    record = fitted.inference.budget
+    assert (record.case, record.budget_seconds) == ("drawn_0", 300)
+    assert record.trials[-1].measured
+    assert fitted.members == bundle.members
+    frame = next((acdc_cohort / "database" / "testing").glob("patient101/*frame01.nii.gz"))
+    assert fit_bundle(model, bundle, "5m", frame, "cpu").inference.budget.case == "patient101_frame01"
+    with pytest.raises(OverBudget, match="so a case needs a budget of") as refusal:
+        fit_bundle(model, bundle, "1s", None, "cpu")
+    assert refusal.value.exit_code == 1
+    with pytest.raises(UsageError):
+        fit_bundle(model, bundle, "soon", None, "cpu")
