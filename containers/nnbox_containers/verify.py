@@ -156,7 +156,8 @@ def verify_image(
             report.checks += _judged(run, profile, judge, wishes.budget, report)
         told = [run.start_seconds for run in runs if run.start_seconds is not None]
         report.start_seconds = max(told, default=None)
-        if wishes.stop and profile.entry != "http" and report.ok and starts:
+        # The driver has ended the server; of a command line the organiser's own shell is what a signal reaches.
+        if wishes.stop and profile.entry in ("exec", "script") and report.ok and starts:
             last = stage(cases[:1], profile, inside.contract, facts, Path(scratch) / "stop", None, apart)[0]
             work = runs[0].result.seconds or 2.0
             after = min(max(1.0, work / 2), STOP_AFTER)

@@ -89,7 +89,7 @@ def test_an_image_in_order_passes(tmp_path, bundle_folder, profile):
     assert all(row["peak_memory_bytes"] == 50 << 20 for row in report.cases)
     (engine,) = engines
     runs = [limits for _, limits in engine.starts]
-    assert len(runs) == (1 if profile.cases == "folder" else 2) + (profile.entry != "http")
+    assert len(runs) == (1 if profile.cases == "folder" else 2) + (profile.entry in ("exec", "script"))
     assert all(replace(limits, seconds=None) == profile.strictest for limits in runs)
     assert runs[0].seconds == 3600
     names = [check.name for check in report.checks]
