@@ -30,6 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-podman", action="store_true", help="Fail podman tests, instead of skipping, without Podman."
     )
+    parser.addoption(
+        "--wheelhouse", type=Path, default=None, help="Folder of wheels for docker tests; fetched with pip by default."
+    )
     parser.addoption("--base-image", default="nnbox-base:bookworm", help="Base image of docker tests that build one.")
 
 

@@ -61,7 +61,8 @@ def predict(
     numbers = fold_numbers(folds)
     members = loaded.ensemble(bundle, tuple(numbers) if numbers is not None else None)
     load, description = network_loader(loaded.plan, runtime, device)
-    options = InferenceOptions(mirroring=not no_mirroring, weighting="plain" if plain_overlap else "gaussian")
+    mirroring = loaded.mirroring and not no_mirroring
+    options = InferenceOptions(mirroring=mirroring, weighting="plain" if plain_overlap else "gaussian")
     predictor = Predictor(loaded, members, load, options, description)
     with stop_on_signals([output]):
         run = predict_folder(predictor, cases, output, exporter(adapter), resume, save_probabilities)

@@ -58,7 +58,7 @@ def run_job(job: Job, contract: Contract | None) -> None:
     bundle = load_bundle(folder)
     load, runtime = network_loader(bundle.plan, job.runtime, job.device)
     members = bundle.ensemble(folder)
-    options = InferenceOptions(mirroring=job.mirroring)
+    options = InferenceOptions(mirroring=job.mirroring and bundle.mirroring)
     record = contract.record if contract is not None else True
     if layout == "sockets":
         assert contract is not None

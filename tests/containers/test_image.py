@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 from container_samples import PROBE_ENTRY, make_bundle, pip_wheel, probe_wheel, write_wheel
+from image_samples import own_stage, remove_stages
 
 from nnbox_containers.build import ImageRecipe, build_image, check_base, files_sha256, image_recipe
-from nnbox_containers.context import BuildContext, ContextFile
 from nnbox_containers.docker_engine import DockerEngine
 from nnbox_containers.engine import BuildFailed, ImageFacts, ImageMissing, Mount, RunLimits, RunResult, StartFailed
 from nnbox_containers.fake_engine import FakeEngine
@@ -51,12 +51,7 @@ def probe_recipe(folder: Path, tag: str, base: str, entry: str = PROBE_ENTRY) ->
         base_image=base,
         base_identifier="sha256:base",
     )
-    # The first stage under a name of this run's own: it is deleted afterwards, and a build beside it keeps its stages.
-    dockerfile = recipe.dockerfile.replace('"org.nnunet-box.stage"="environment"', f'"org.nnunet-box.stage"="{STAGE}"')
-    assert dockerfile != recipe.dockerfile
-    others = [file for file in recipe.context.files if file.name != "Dockerfile"]
-    context = BuildContext((ContextFile("Dockerfile", dockerfile.encode()), *others))
-    return replace(recipe, dockerfile=dockerfile, context=context)
+    return own_stage(recipe, STAGE)
 
 
 def test_the_context_holds_wheels_bundle_profile_bill_and_nothing_else(tmp_path):
@@ -172,19 +167,7 @@ def probe_image(base_image: str, tmp_path_factory) -> Iterator[tuple[DockerEngin
     facts = build_image(engine, probe_recipe(tmp_path_factory.mktemp("image"), tag, base_image), lambda line: None)
     yield engine, tag, facts
     engine.remove(tag)
-    remove_stages()
-
-
-def remove_stages() -> None:
-    """Delete what the first stage of these tests' builds left, so that tests do not fill a disk; others' stays."""
-    import docker
-
-    client = docker.from_env()
-    try:
-        for image in client.images.list(filters={"dangling": True, "label": f"org.nnunet-box.stage={STAGE}"}):
-            client.images.remove(image.id)
-    finally:
-        client.close()
+    remove_stages(STAGE)
 
 
 def run_probe(image, tmp_path: Path, limits: RunLimits) -> dict:
@@ -277,7 +260,7 @@ def test_a_program_that_cannot_be_imported_fails_the_build(base_image, tmp_path)
     finally:
         # The engine keeps what was built up to the failing step.
         DockerEngine().remove([line for line in lines if re.fullmatch("---> [0-9a-f]+", line)][-1].split()[1])
-        remove_stages()
+        remove_stages(STAGE)
 
 
 @pytest.mark.docker

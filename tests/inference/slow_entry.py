@@ -1,4 +1,4 @@
-"""The program of an image whose network computes for long in one call, as a large patch does. argv: its options."""
+"""The program of an image whose network computes for long in a single call, as a large patch does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nnunet_box.inference import entry, jobs
 SIDE = 6000
 
 
-def slow(member, weights, **options):
+def slow(member, weights):
     def network(batch: np.ndarray) -> np.ndarray:
         Path(sys.argv[1]).touch()
         matrix = torch.rand(SIDE, SIDE, dtype=torch.float64)
@@ -25,5 +25,5 @@ def slow(member, weights, **options):
 
 
 if __name__ == "__main__":
-    jobs.network_loader = lambda *arguments: (slow, "slow")
+    jobs.network_loader = lambda *_: (slow, "a slow one")
     sys.exit(entry.main(sys.argv[2:]))

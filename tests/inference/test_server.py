@@ -18,7 +18,6 @@ from front_end_samples import make_model, write_contract, write_inputs, write_mh
 from nnunet_box.contract import read_contract
 from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.inference import jobs, server
-from nnunet_box.inference.choose import network_loader
 from nnunet_box.inference.server import make_server, serve
 
 
@@ -105,13 +104,14 @@ def test_a_port_that_is_taken_is_one_message():
 def test_the_model_is_loaded_once_for_all_cases(tmp_path: Path, monkeypatch):
     """The whole way from a profile to answers, but for the listening itself."""
     loaded: list[str] = []
+    real = jobs.network_loader
 
     def counting(*arguments):
-        real, description = network_loader(*arguments)
+        load, description = real(*arguments)
 
         def counted(member, weights):
             loaded.append(weights.name)
-            return real(member, weights)
+            return load(member, weights)
 
         return counted, description
 

@@ -43,7 +43,7 @@ def start(*command: object) -> subprocess.Popen:
 def folders(tmp_path: Path) -> list[object]:
     make_model(tmp_path / "model")
     for number in range(40):
-        write_image(tmp_path / "in" / f"case{number:02d}_0000.nii.gz", number, (24, 60, 60))
+        write_image(tmp_path / "in" / f"case{number:02d}_0000.nii.gz", number, (8, 30, 30))
     return ["--bundle", tmp_path / "model", "--input", tmp_path / "in", "--output", tmp_path / "out", "--device", "cpu"]
 
 
@@ -51,7 +51,7 @@ def folders(tmp_path: Path) -> list[object]:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_between_cases(folders, tmp_path: Path, number: signal.Signals, code: int) -> None:
     out = tmp_path / "out"
-    process = start("-m", "nnunet_box.inference.entry", *folders)
+    process = start("-m", "nnunet_box.inference.entry", *folders, "--no-mirroring")
     wait_for(lambda: len(list(out.glob("case*.nii.gz"))) >= 2, process)
     returned, err, seconds = end(process, number)
     assert (returned, seconds < MOST_SECONDS) == (code, True), (seconds, err)
