@@ -89,6 +89,7 @@ print(json.dumps({
     assert found["missing"] < 0.02 * found["sources"]
 
 
+@pytest.mark.slow
 def test_labels_are_those_torch_gives_here(image, tmp_path):
     """The challenge's own test folder, every limit the image promises to work under."""
     cohort = write_acdc_cohort(tmp_path / "acdc", patients=5, test_patients=1, seed=3, size=32, slices=(3, 3))
