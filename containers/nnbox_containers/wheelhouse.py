@@ -30,7 +30,7 @@ ITK = ("SimpleITK",)
 """Reads NRRD, and writes MetaImage and NRRD on the grid of a file in another format. NIfTI, and MetaImage as PROMISE12
 has it, need nothing beside numpy and nibabel."""
 
-ITK_SUFFIXES = (".mha", ".nrrd")
+ITK_SUFFIXES = (".nrrd",)
 # OpenVINO requires a package that reports each import to its maker; it goes on without, and so does an image.
 LEFT_OUT = frozenset({"openvino-telemetry"})
 # The entry-point group adapters are found in, by us and inside the image; part of the interface for third parties.

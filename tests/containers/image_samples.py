@@ -24,7 +24,7 @@ from nnunet_box.network.unet import UNet
 from nnunet_box.training.checkpoint import save_weights
 from tests.training.toys import VOLUME, toy_plan
 
-SHAPE = (7, 21, 19)
+SHAPE = (6, 15, 14)
 GRID = Geometry(SHAPE, (2.0, 1.5, 1.25), (3.0, -4.5, 5.25))
 CHANNEL = "T2"
 SOCKET, LABELS = "t2-mri", "organ-labels"
@@ -55,7 +55,7 @@ def small_model(folder: Path) -> Path:
     weights = folder.with_name("fold.safetensors")
     save_weights(weights, UNet(VOLUME, 1, 3))
     plan = toy_plan().model_copy(update={"channel_names": (CHANNEL,)})
-    folds = {"3d_fullres": {0: weights, 1: weights}}
+    folds = {"3d_fullres": {0: weights}}
     write_bundle(folder, dataset="toy", challenge="acdc", plan=plan, weights=folds, postprocessing=Postprocessing())
     return folder
 
@@ -121,7 +121,7 @@ def label_map(file: Path) -> np.ndarray:
 
 
 def own_stage(recipe: ImageRecipe, stage: str) -> ImageRecipe:
-    """The first stage under a name of this run's own: it is deleted afterwards, and a build beside it keeps its stages."""
+    """The first stage under a name of this run's own: it is deleted afterwards; a build beside it keeps its stages."""
     label = '"org.nnunet-box.stage"='
     dockerfile = recipe.dockerfile.replace(f'{label}"environment"', f'{label}"{stage}"')
     assert dockerfile != recipe.dockerfile
