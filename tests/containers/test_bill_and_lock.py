@@ -33,8 +33,8 @@ def wheel(folder: Path, name: str, version: str, licence: str = "") -> Path:
 
 
 LICENCES = {
-    "expression": ("License-Expression: MIT AND (Apache-2.0 OR BSD-2-Clause)\n", [{"expression": "MIT AND (Apache-2.0 OR BSD-2-Clause)"}]),
-    "classifier": ("License: see file\nClassifier: License :: OSI Approved :: MIT License\n", [{"license": {"id": "MIT"}}]),
+    "expression": ("License-Expression: MIT OR Apache-2.0\n", [{"expression": "MIT OR Apache-2.0"}]),
+    "classifier": ("License: x\nClassifier: License :: OSI Approved :: MIT License\n", [{"license": {"id": "MIT"}}]),
     "several-kinds": ("Classifier: License :: OSI Approved :: BSD License\n", [{"license": {"name": "BSD License"}}]),
     "name": ("License: 3-clause BSD\n", [{"license": {"name": "3-clause BSD"}}]),
     "whole-text": (f"License: {'word ' * 40}\n", None),
