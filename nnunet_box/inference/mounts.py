@@ -13,7 +13,7 @@ MOUNT = "In a container it is a mount: docker run -v"
 
 def this_user() -> str:
     """Who is at odds with a folder, as a message says it."""
-    return f"uid {os.getuid()}" if hasattr(os, "getuid") else "this user"
+    return f"uid {os.geteuid()}" if hasattr(os, "geteuid") else "this user"
 
 
 def check_readable(folder: Path) -> None:
