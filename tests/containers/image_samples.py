@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import torch
 
 from nnbox_containers.build import ImageRecipe
 from nnbox_containers.context import BuildContext, ContextFile
@@ -51,8 +52,9 @@ class ProfileImage:
 
 
 def small_model(folder: Path) -> Path:
-    """A bundle for acdc, of one channel, with networks that answer something."""
+    """A bundle for acdc, of one channel, with a random network that gives all three labels."""
     weights = folder.with_name("fold.safetensors")
+    torch.manual_seed(4)
     save_weights(weights, UNet(VOLUME, 1, 3))
     plan = toy_plan().model_copy(update={"channel_names": (CHANNEL,)})
     folds = {"3d_fullres": {0: weights}}
@@ -61,7 +63,10 @@ def small_model(folder: Path) -> Path:
 
 
 def voxels(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).random(SHAPE).astype(np.float32) + 0.1
+    """A bright block in noise, so that a network of whatever weights tells two kinds of voxels apart."""
+    image = np.random.default_rng(seed).normal(0, 0.1, SHAPE)
+    image[2:5, 4 : 10 + seed, 3:9] += 3
+    return image.astype(np.float32)
 
 
 def put_image(path: Path, seed: int) -> Path:

@@ -20,8 +20,9 @@ from nnunet_box.inference.torch_runtime import choose_device, plan_network
 
 pytestmark = pytest.mark.docker
 Build = Callable[[str], ProfileImage]
-AGREE = 0.9999
-"""Share of voxels that must have the label torch gives here (the image computes with OpenVINO)."""
+AGREE = 0.998
+"""Share of the 1260 voxels that must have the label torch gives here: the image computes with OpenVINO, and where two
+labels of a random network tie, rounding decides."""
 
 
 @pytest.fixture(params=PROFILES)
@@ -66,7 +67,7 @@ def test_it_writes_what_the_organiser_takes_and_nothing_else(image, expected, tm
             assert found.dtype == np.uint8
             assert found.shape == SHAPE
             assert np.mean(found == truth) >= AGREE
-            assert len(np.unique(truth)) > 1
+            assert len(np.unique(truth)) == 3
             if profile.output_suffixes:
                 assert file.endswith(profile.output_suffixes)
         assert left == (["run.json"] if profile.record else [])
