@@ -196,8 +196,10 @@ def predict_folder(
         if record:
             write_json(output / RUN_FILE, run)
 
+    case, before = None, None
     try:
         for case in track(cases, "Predict"):
+            before = _version(output / case.output_name)
             try:
                 records.append(_predicted(predictor, case, output, export, resume, save_probabilities))
             except _CaseProblem as problem:
@@ -206,6 +208,9 @@ def predict_folder(
                 say(f"{case.id}: {problem.error}")
             note("running")
     except (KeyboardInterrupt, Stopped):
+        # Between a prediction and its record a signal may come too.
+        if case is not None and len(records) == cases.index(case) and _version(output / case.output_name) != before:
+            records.append({"case": case.id, "file": case.output_name})
         note("interrupted")
         raise
     except NnboxError as error:
@@ -217,6 +222,14 @@ def predict_folder(
     if problems:
         raise problems[0][1] if len(cases) == 1 else CasesFailed(problems, len(cases), output)
     return run
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced; None where it is not there as a whole."""
+    if not is_written(file):
+        return None
+    facts = file.stat()
+    return facts.st_ino, facts.st_mtime_ns
 
 
 class _CaseProblem(Exception):
