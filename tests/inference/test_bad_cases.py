@@ -85,6 +85,22 @@ def test_a_bad_case_does_not_cost_the_others(predictor: Predictor, tmp_path: Pat
     assert again["state"] == "done"
 
 
+def test_a_case_without_all_its_channels_does_not_cost_the_others(tmp_path: Path, capsys) -> None:
+    model = make_model(tmp_path / "model", ("T2", "FLAIR"))
+    for name in ("a_0000", "a_0001", "b_0001", "c_0000", "c_0001", "c_0002"):
+        write_image(tmp_path / "in" / f"{name}.nii.gz")
+    words = ["--bundle", model, "--input", tmp_path / "in", "--output", tmp_path / "out", "--no-mirroring"]
+    assert entry.main([str(word) for word in words]) == InvalidData.exit_code
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "run.json"]
+    errors = [case.get("error", "") for case in record_of(tmp_path / "out")["cases"]]
+    assert "b_0001.nii.gz: expected 2 channels a case; found 1" in errors[1]
+    assert "expected 2 channels a case; found 3" in errors[2]
+    # As many channels as wanted, but others: a mistake in the names of the whole folder, and nothing to predict.
+    (tmp_path / "in" / "c_0001.nii.gz").unlink()
+    with pytest.raises(InvalidData, match=r"2 channels of c; found channels \[0, 2\]"):
+        input_cases(tmp_path / "in", 2, None)
+
+
 def test_the_only_case_gives_its_own_message(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     nan_image(tmp_path / "in" / "a.nii.gz")
