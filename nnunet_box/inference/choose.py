@@ -21,8 +21,8 @@ GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 def network_loader(plan: Plan, runtime: str = "auto", device: str = "auto") -> tuple[LoadNetwork, str]:
     """How the networks of ``plan`` are loaded, and what runs them, for ``run.json`` and a line to the user.
 
-    runtime: ``torch``, ``openvino``, or ``auto``: torch on a GPU where there is one, else OpenVINO, which is faster on a
-    CPU (``benchmarks/runtimes.py``), else torch. device: as ``torch_runtime.choose_device``.
+    runtime: ``torch``, ``openvino``, or ``auto``: torch on a GPU where there is one, else OpenVINO, which is faster on
+    a CPU (``benchmarks/runtimes.py``), else torch. device: as ``torch_runtime.choose_device``.
 
     Raises
     ------
@@ -43,9 +43,8 @@ def network_loader(plan: Plan, runtime: str = "auto", device: str = "auto") -> t
     from nnunet_box.inference import openvino_runtime
 
     threads = usable_threads()
-    return partial(
-        openvino_runtime.plan_network, plan=plan, threads=threads
-    ), f"openvino on {openvino_runtime.device_name()}, {threads} threads"
+    load = partial(openvino_runtime.plan_network, plan=plan, threads=threads)
+    return load, f"openvino on {openvino_runtime.device_name()}, {threads} threads"
 
 
 def choose_runtime(device: str = "auto") -> str:

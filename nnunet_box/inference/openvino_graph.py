@@ -1,6 +1,7 @@
 """The U-Net of a plan as an OpenVINO model in memory, from the parameters that the torch network was trained to.
 
-There is no exported graph beside the weights that could differ from them: the plan says the layers, the file their values.
+There is no exported graph beside the weights that could differ from them: the plan says the layers, the file their
+values.
 """
 
 from __future__ import annotations
@@ -65,9 +66,9 @@ def unet_model(
 ) -> Any:
     """An ``openvino.Model`` of (B, C, [Z,] Y, X) to logits (B, K, [Z,] Y, X), B any, the other axes the patch's.
 
-    ov: the module ``openvino``. inputs: image channels, and for a cascade those of the previous stage. arrays: parameters
-    under the names of ``nnunet_box.network.unet.UNet``; biases of transposed convolutions and of the head are applied where
-    there are any.
+    ov: the module ``openvino``. inputs: image channels, and for a cascade those of the previous stage. arrays:
+    parameters under the names of ``nnunet_box.network.unet.UNet``; biases of transposed convolutions and of the head
+    are applied where there are any.
 
     Raises
     ------
@@ -104,7 +105,7 @@ class _Layers:
     def __init__(self, ov: Any, dimensions: int, recipe: Recipe, parameters: Parameters) -> None:
         self.ops, self.recipe, self.parameters = ov.opset13, recipe, parameters
         self.ones, self.zeros = [1] * dimensions, [0] * dimensions
-        self.leak = None if recipe.activation == "relu" else self.ops.constant(np.float32([LEAK]))
+        self.leak = None if recipe.activation == "relu" else self.ops.constant(np.array([LEAK], dtype=np.float32))
 
     def stage(
         self, node: Any, name: str, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int] | None
