@@ -19,7 +19,6 @@ from nnunet_box.planning.variant import Recipe
 LEAK = 0.01
 NORM_EPS = 1e-5
 """Slope and epsilon of ``nnunet_box.network.unet``, which cannot be imported where torch is not installed."""
-CONVOLUTIONS_A_STAGE = 2
 ANY_BATCH = -1
 
 
@@ -36,9 +35,6 @@ class Parameters:
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self._waiting = dict(arrays)
-
-    def has(self, name: str) -> bool:
-        return name in self._waiting
 
     def take(self, name: str, shape: Sequence[int]) -> NDArray[np.float32]:
         """The array as float32; raises ``Mismatch`` where it is absent or of another shape."""
@@ -67,29 +63,30 @@ def unet_model(
     """An ``openvino.Model`` of (B, C, [Z,] Y, X) to logits (B, K, [Z,] Y, X), B any, the other axes the patch's.
 
     ov: the module ``openvino``. inputs: image channels, and for a cascade those of the previous stage. arrays:
-    parameters under the names of ``nnunet_box.network.unet.UNet``; biases of transposed convolutions and of the head
-    are applied where there are any.
+    parameters under the names of ``nnunet_box.network.unet.UNet``.
 
     Raises
     ------
     Mismatch: a parameter is missing, has another shape, or is of no use.
     """
-    build = _Layers(ov, configuration.dimensions, recipe, Parameters(arrays))
-    features, kernels = configuration.features, configuration.conv_kernel_sizes
+    blocks, kernels = configuration.network_blocks, configuration.conv_kernel_sizes
+    build = _Layers(ov, configuration.dimensions, recipe, blocks.biases, Parameters(arrays))
+    features = blocks.features
     strides = [(1,) * configuration.dimensions, *configuration.pool_kernel_sizes]
     image = build.ops.parameter([ANY_BATCH, inputs, *configuration.patch_size], np.float32, name="image")
     skips, node = [], image
-    for stage, ((before, after), kernel, stride) in enumerate(
-        zip(pairwise([inputs, *features]), kernels, strides, strict=True)
+    for stage, ((before, after), kernel, stride, convolutions) in enumerate(
+        zip(pairwise([inputs, *features]), kernels, strides, blocks.encoder_convolutions, strict=True)
     ):
-        node = build.stage(node, f"encoder.{stage}", before, after, kernel, stride)
+        node = build.stage(node, f"encoder.{stage}", before, after, kernel, stride, convolutions)
         skips.append(node)
     skips.pop()
     for step, deep in enumerate(range(len(features) - 1, 0, -1)):
         below, here = features[deep], features[deep - 1]
         up = build.upsampling(node, f"upsampling.{step}", below, here, strides[deep])
         joined = build.ops.concat([up, skips.pop()], 1)
-        node = build.stage(joined, f"decoder.{step}", 2 * here, here, kernels[deep - 1], None)
+        convolutions = blocks.decoder_convolutions[step]
+        node = build.stage(joined, f"decoder.{step}", 2 * here, here, kernels[deep - 1], None, convolutions)
     logits = build.head(node, "head", features[0], classes)
     if recipe.deep_supervision:
         # Trained with, not predicted with.
@@ -102,16 +99,23 @@ def unet_model(
 class _Layers:
     """The layers of one network, each named as its parameters are."""
 
-    def __init__(self, ov: Any, dimensions: int, recipe: Recipe, parameters: Parameters) -> None:
-        self.ops, self.recipe, self.parameters = ov.opset13, recipe, parameters
+    def __init__(self, ov: Any, dimensions: int, recipe: Recipe, biases: bool, parameters: Parameters) -> None:
+        self.ops, self.recipe, self.biases, self.parameters = ov.opset13, recipe, biases, parameters
         self.ones, self.zeros = [1] * dimensions, [0] * dimensions
         self.leak = None if recipe.activation == "relu" else self.ops.constant(np.array([LEAK], dtype=np.float32))
 
     def stage(
-        self, node: Any, name: str, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int] | None
+        self,
+        node: Any,
+        name: str,
+        inputs: int,
+        outputs: int,
+        kernel: Sequence[int],
+        stride: Sequence[int] | None,
+        convolutions: int,
     ) -> Any:
         """Convolutions with norm and activation, the first with ``stride``."""
-        for index in range(CONVOLUTIONS_A_STAGE):
+        for index in range(convolutions):
             block = f"{name}.{index}"
             node = self._convolution(node, f"{block}.0", inputs, outputs, kernel, stride)
             node = self._normalised(node, f"{block}.1", outputs)
@@ -149,7 +153,7 @@ class _Layers:
         return self.ops.add(result, self._per_channel(self.parameters.take(f"{name}.bias", (outputs,))))
 
     def _with_bias(self, node: Any, name: str, outputs: int) -> Any:
-        if not self.parameters.has(f"{name}.bias"):
+        if not self.biases:
             return node
         return self.ops.add(node, self._per_channel(self.parameters.take(f"{name}.bias", (outputs,))))
 

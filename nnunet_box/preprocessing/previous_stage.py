@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import write_beside
 from nnunet_box.preprocessing.crop import box_slices
-from nnunet_box.preprocessing.pipeline import LABEL_ORDER, Placement
-from nnunet_box.preprocessing.resample import axis_orders, resample_labels
+from nnunet_box.preprocessing.pipeline import Placement
+from nnunet_box.preprocessing.resample import resample_labels
 
 SUFFIX = ".b2nd"
 
@@ -22,7 +22,7 @@ def labels_on_grid(labels: NDArray[np.uint8], placement: Placement) -> NDArray[n
 
     Cropped and resampled label by label, linearly, as the reference labels are (authors' code of April 2019).
     """
-    orders = axis_orders(placement.spacing, placement.target_spacing, LABEL_ORDER)
+    orders = placement.orders(placement.resampling.labels)
     on_grid = resample_labels(labels[box_slices(placement.box)], placement.target_shape, orders)
     return np.ascontiguousarray(on_grid.astype(np.int8).transpose(placement.axis_order))
 

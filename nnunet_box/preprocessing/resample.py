@@ -30,7 +30,7 @@ Shape = tuple[int, int, int]
 
 def resampled_shape(shape: Iterable[int], spacing: Iterable[float], target: Iterable[float]) -> Shape:
     """Voxels (Z, Y, X) after going from ``spacing`` to ``target`` (mm): round(shape * spacing / target), at least 1."""
-    z, y, x = (max(1, round(n * old / new)) for n, old, new in zip(shape, spacing, target, strict=True))
+    z, y, x = (max(1, round(old / new * n)) for n, old, new in zip(shape, spacing, target, strict=True))
     return (z, y, x)
 
 
@@ -47,11 +47,26 @@ def low_resolution_axis(spacing: tuple[float, ...], target: tuple[float, ...]) -
     return None
 
 
-def axis_orders(spacing: tuple[float, ...], target: tuple[float, ...], order: int) -> tuple[int, int, int]:
-    """Interpolation order per axis: ``order``, but nearest (0) along a low-resolution axis."""
-    apart = low_resolution_axis(spacing, target)
-    z, y, x = (0 if axis == apart else order for axis in range(3))
+def axis_orders(
+    spacing: tuple[float, ...], target: tuple[float, ...], order: int, order_apart: int = 0, rule: str = "auto"
+) -> tuple[int, int, int]:
+    """Interpolation order per axis: ``order``, but ``order_apart`` (nearest by default) along an axis treated apart.
+
+    rule: ``auto`` for ``low_resolution_axis``, or as ``apart_axis`` has it.
+    """
+    apart = apart_axis(spacing, target, rule)
+    z, y, x = (order_apart if axis == apart else order for axis in range(3))
     return (z, y, x)
+
+
+def apart_axis(spacing: tuple[float, ...], target: tuple[float, ...], rule: str) -> int | None:
+    """Axis to treat apart: ``low_resolution_axis`` where ``rule`` is ``auto``, none for ``never``, and for ``always``
+    the axis of the coarsest ``spacing``, unless two share it.
+    """
+    if rule == "always":
+        coarsest = [axis for axis, value in enumerate(spacing) if value == max(spacing)]
+        return coarsest[0] if len(coarsest) == 1 else None
+    return low_resolution_axis(spacing, target) if rule == "auto" else None
 
 
 @lru_cache(maxsize=256)
@@ -158,9 +173,9 @@ def resample_image(image: NDArray[np.float32], target: Shape, orders: tuple[int,
     return result
 
 
-def slabs(target: Shape) -> Iterator[slice]:
-    """Ranges along Z that hold about ``SLAB_VOXELS`` voxels each."""
-    planes = max(1, SLAB_VOXELS // (target[1] * target[2]))
+def slabs(target: Shape, volumes: int = 1) -> Iterator[slice]:
+    """Ranges along Z that hold about ``SLAB_VOXELS`` voxels of ``volumes`` volumes together."""
+    planes = max(1, SLAB_VOXELS // (target[1] * target[2] * volumes))
     for start in range(0, target[0], planes):
         yield slice(start, min(start + planes, target[0]))
 
