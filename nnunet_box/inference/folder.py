@@ -27,7 +27,7 @@ from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.evaluation.postprocessing import apply_postprocessing
 from nnunet_box.files import sweep_temporaries, write_json
 from nnunet_box.inference.ensemble import InferenceOptions, LoadNetwork, Member, predict_case
-from nnunet_box.inference.mounts import check_link, check_readable, check_writable, unreadable
+from nnunet_box.inference.mounts import check_image_file, check_readable, check_writable, unreadable
 from nnunet_box.inference.stopping import Stopped
 from nnunet_box.inference.timing import FirstWindow
 from nnunet_box.progress import say, track
@@ -282,7 +282,7 @@ def _read(case: SourceCase, channels: int) -> tuple[NDArray[np.float32], Geometr
             fix = "Is this the bundle for these images?"
             raise InvalidData(case.reference_file, f"{channels} channels a case", f"{len(case.channels)}", fix)
         for channel in case.channels:
-            check_link(channel.path)
+            check_image_file(channel.path)
         return read_image(case)
     except InvalidData as error:
         raise _CaseProblem(error) from error

@@ -147,7 +147,7 @@ def test_a_case_that_cannot_be_an_image_of_this_model(image, tmp_path, out, kind
 def test_zero_cases(image, tmp_path, out):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.txt").write_text("no images here")
-    one_message(image.run(readable(tmp_path / "in"), out), INVALID, "/input", "found none")
+    one_message(image.run(readable(tmp_path / "in"), out), INVALID, "/input: expected", "found notes.txt")
 
 
 def test_two_cases_of_one_name(image, tmp_path, out):
