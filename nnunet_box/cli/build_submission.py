@@ -114,7 +114,7 @@ def image(
     wheels_folder = wheelhouse or workspace / "wheelhouse"
     folder, found = _find_bundle(workspace, dataset, challenge)
     shipped = _shipped(found, build.agreed_challenge(folder, found, challenge), postprocess)
-    needs = image_needs(choose_runtime(runtime), str(shipped.challenge), organiser.output_suffixes)
+    needs = image_needs(choose_runtime(runtime), shipped.challenge, organiser.output_suffixes)
     name = checked_tag or default_tag(shipped.dataset, __version__)
     pins = inference_pins(needs)
     contract = image_contract(organiser, shipped, input_socket or (), output_socket, channel or ())
@@ -267,7 +267,7 @@ def _only_bundle(workspace: Path, challenge: str | None) -> str:
     return ready[0]
 
 
-def _shipped(bundle: Bundle, challenge: str, rule: PostprocessingRule) -> Bundle:
+def _shipped(bundle: Bundle, challenge: str | None, rule: PostprocessingRule) -> Bundle:
     """The bundle as the image holds it, with the challenge and the postprocessing asked for."""
     from nnunet_box.evaluation.postprocessing import Postprocessing, largest_foreground
 

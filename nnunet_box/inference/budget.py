@@ -179,8 +179,8 @@ def _network_seconds(bundle: Bundle, choice: Choice, spent: _Spent) -> float:
     total = 0.0
     shipped = cut(bundle, choice)
     for stage in dict.fromkeys(shipped.stages):
-        dimensions = bundle.plan.configuration_of(stage.configuration).dimensions
-        flips = len(mirror_axes(dimensions, choice.mirroring and recipe(stage.variants).mirroring))
+        mirrors = bundle.plan.configuration_of(stage.configuration).mirrors
+        flips = len(mirror_axes(mirrors, choice.mirroring and recipe(stage.variants).mirroring))
         running = spent.running.get(stage.configuration, 0.0)
         total += len(stage.weights) * (spent.loading.get(stage.configuration, 0.0) + running * flips)
     return total
