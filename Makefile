@@ -43,8 +43,9 @@ test: $(READY)
 $(PEER)/.ready: constraints.txt
 	rm -rf $(PEER)
 	$(PYTHON) -m venv $(PEER)
-	$(PEER)/bin/python -m pip install --quiet -c constraints.txt torch
-	$(PEER)/bin/python -m pip install --quiet -c constraints.txt nnunetv2==2.8.1
+	grep '^torch==' constraints.txt > $(PEER)/torch.txt
+	$(PEER)/bin/python -m pip install --quiet -r $(PEER)/torch.txt
+	$(PEER)/bin/python -m pip install --quiet -c $(PEER)/torch.txt nnunetv2==2.8.1
 	@touch $@
 
 test-peer: $(READY) $(PEER)/.ready
