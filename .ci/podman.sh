@@ -13,7 +13,7 @@ socket=$run/podman.sock
 
 say() { echo "podman: $*" >&2; }
 answers() { [ -S "$socket" ] && command -v podman >/dev/null 2>&1 && podman --url "unix://$socket" version >/dev/null 2>&1; }
-hard() { awk -v what="Max $1" 'index($0, what) == 1 { n = $(NF - 1); if (n == "unlimited") n = -1; print n ":" n }' /proc/self/limits; }
+hard() { awk -v what="Max $1" 'index($0, what) == 1 { n = $(NF - 1); if (n == "unlimited" || n > most) n = most; print n ":" n }' most="$2" /proc/self/limits; }
 engine() { CONTAINERS_CONF=$run/containers.conf podman --root "$storage" --runroot "$run/runroot" "$@"; }
 
 name=${1:?usage: .ci/podman.sh BASE_IMAGE, for example nnbox-base:bookworm}
@@ -45,10 +45,11 @@ fi
 
 if ! answers; then
     # Podman raises the limits on files and processes to its own defaults unless they are named; where root may not raise
-    # limits (a container, many virtual machines), no container starts then.
+    # limits (a container, many virtual machines), no container starts then. Its own limit on processes it lowers to the
+    # number the kernel has in all.
     cat >"$run/containers.conf" <<EOF
 [containers]
-default_ulimits = ["nofile=$(hard 'open files')", "nproc=$(hard processes)"]
+default_ulimits = ["nofile=$(hard 'open files' 1048576)", "nproc=$(hard processes "$(cat /proc/sys/kernel/pid_max)")"]
 [engine]
 events_logger = "file"
 EOF

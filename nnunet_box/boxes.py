@@ -19,7 +19,11 @@ def label_boxes(labels: NDArray[np.uint8]) -> dict[int, Box]:
         first.append((int(hit[0]), int(hit[-1]) + 1))
     # Counting costs more than looking, so it is done where there are labels only.
     z, y, x = (slice(start, stop) for start, stop in first)
-    found = cc3d.statistics(np.ascontiguousarray(labels[z, y, x]), no_slice_conversion=True)
+    part = np.ascontiguousarray(labels[z, y, x])
+    if part.size <= np.iinfo(labels.dtype).max:
+        # cc3d takes no label as large as the number of voxels.
+        part = np.pad(part, ((0, 0), (0, 0), (0, np.iinfo(labels.dtype).max)))
+    found = cc3d.statistics(part, no_slice_conversion=True)
     boxes = {}
     for label in np.flatnonzero(found["voxel_counts"]):
         if label:

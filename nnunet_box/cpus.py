@@ -10,12 +10,12 @@ from pathlib import Path
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 SHARE_OF_PROCESSES = 0.5
-"""Of a limit on processes (threads count as such) computing takes at most this much: libraries start threads of their own."""
+"""Of a limit on processes, and threads count as such, computing takes at most this much: libraries start their own."""
 
 
 def usable_threads(groups: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> int:
-    """Threads worth starting: the cores this process may run on, fewer where a control group's quota on CPU time or limit
-    on processes says so (``docker run --cpus``, ``--pids-limit``); at least 1.
+    """Threads worth starting: the cores this process may run on, fewer where a control group's quota on CPU time or
+    limit on processes says so (``docker run --cpus``, ``--pids-limit``); at least 1.
 
     groups: where control groups are mounted, of the first or the second kind. own: which this process is in.
     """
@@ -28,7 +28,7 @@ def usable_threads(groups: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> int
 
 
 def _folders(groups: Path, own: Path, controllers: tuple[str, ...]) -> Iterator[Path]:
-    """Folders that may hold a limit. In a container the own group is mounted as if it were the root, so both are asked."""
+    """Folders that may hold a limit: in a container the own group is mounted as if it were the root, so both are."""
     try:
         lines = own.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeDecodeError):

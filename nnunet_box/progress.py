@@ -10,6 +10,8 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 LINE_EVERY_SECONDS = 15.0
+LEAST_TOLD = 0.01
+"""Before that share is done, the time left is anybody's guess."""
 
 
 def _left(seconds: float) -> str:
@@ -63,7 +65,7 @@ def bytes_done(what: str) -> Iterator[Callable[[int, int], None]]:
     def listen(done: int, total: int) -> None:
         nonlocal spoken
         now = time.monotonic()
-        if done and now - spoken >= LINE_EVERY_SECONDS:
+        if now - spoken >= LINE_EVERY_SECONDS and done > total * LEAST_TOLD:
             spoken = now
             left = (now - started) / done * max(0, total - done)
             say(f"{what}: {done / 1e6:.0f} of {total / 1e6:.0f} MB, {_left(left)} left")

@@ -89,6 +89,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
+def podman_address(request: pytest.FixtureRequest) -> str:
+    """DOCKER_HOST for Podman; only tests marked podman ask for it, which are skipped where there is none."""
+    host = podman_host(request.config)
+    assert host is not None
+    return host
+
+
+@pytest.fixture(scope="session")
 def real_data(request: pytest.FixtureRequest) -> Path:
     """The folder of real images."""
     folder = real_data_folder(request.config)

@@ -9,8 +9,8 @@ SUITE=bookworm
 PACKAGES=python3,ca-certificates
 # What installs and configures a system; nothing does in an image. dpkg itself stays, and knows what is installed. bash and sh
 # stay too: some organisers start a script.
-PURGED="apt libapt-pkg6.0 gpgv debian-archive-keyring adduser passwd login e2fsprogs libext2fs2 libcom-err2 libss2 logsave mount
-util-linux-extra sysvinit-utils init-system-helpers perl-base tzdata"
+PURGED="tzdata apt libapt-pkg6.0 gpgv debian-archive-keyring adduser passwd login e2fsprogs libext2fs2 libcom-err2 libss2 logsave mount
+util-linux-extra sysvinit-utils init-system-helpers perl-base"
 
 say() { echo "base image: $*" >&2; }
 
@@ -55,7 +55,7 @@ if ! debootstrap --variant=minbase --include="$PACKAGES" "$SUITE" "$root" "$mirr
     exit 1
 fi
 
-# The certificates' own script needs perl-base no longer, once it has run.
+# In this order: tzdata goes while there is a perl that its own script asks for.
 for package in $PURGED; do
     if chroot "$root" dpkg-query --status "$package" >/dev/null 2>&1; then
         chroot "$root" dpkg --purge --force-depends --force-remove-essential "$package" >>"$work/log" 2>&1 ||

@@ -1,4 +1,4 @@
-"""The file an image is saved to: plain or gzip by its name, and the same bytes for the same image."""
+"""The file an image is saved to and loaded from: plain or gzip; the same bytes for the same image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import BinaryIO, cast
 
 # Layers hold binaries and weights, which higher levels shrink by a percent or two at several times the time.
 GZIP_LEVEL = 6
+GZIP_MAGIC = b"\x1f\x8b"
+PIECE_BYTES = 1 << 20
 
 
 @contextmanager
@@ -26,3 +28,18 @@ def writer(path: Path) -> Iterator[BinaryIO]:
             return
         with gzip.GzipFile("", "wb", GZIP_LEVEL, fileobj=file, mtime=0) as compressed:
             yield cast(BinaryIO, compressed)
+
+
+def pieces(path: Path) -> Iterator[bytes]:
+    """Yield an image archive piece by piece, uncompressed where it is gzip: not every engine's API takes that.
+
+    Raises
+    ------
+    OSError, EOFError, zlib.error: the file cannot be read, or its compression is damaged.
+    """
+    with path.open("rb") as file:
+        compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        file.seek(0)
+        source = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if compressed else file
+        while piece := source.read(PIECE_BYTES):
+            yield piece

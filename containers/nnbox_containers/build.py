@@ -16,7 +16,7 @@ from pathlib import Path
 from nnbox_containers.context import CHUNK_BYTES, BuildContext, ContextFile
 from nnbox_containers.checks import NO_CHALLENGE
 from nnbox_containers.dockerfile import COMMAND, COMMAND_TEXT, SCRIPT, SCRIPT_TEXT, render_dockerfile
-from nnbox_containers.engine import ContainerEngine, ImageFacts, LineListener, StartFailed
+from nnbox_containers.engine import BuildFailed, ContainerEngine, ImageFacts, LineListener, StartFailed
 from nnbox_containers.front_end import image_contract
 from nnbox_containers.lock import locked_requirements
 from nnbox_containers.profile import Profile
@@ -29,8 +29,8 @@ from nnunet_box.errors import UsageError
 from nnunet_box.files import write_beside
 
 DEFAULT_BASE_IMAGE = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
-# Everything that decides whether a wheel made for this Python installs and runs in the base. A virtual environment is made
-# there; pip comes with the wheels.
+# Everything that decides whether a wheel made for this Python installs and runs in the base. A virtual environment is
+# made there; pip comes with the wheels.
 PROBE = """
 import json, platform, sys, venv
 version = "%d.%d" % sys.version_info[:2]
@@ -233,7 +233,10 @@ def build_image(engine: ContainerEngine, recipe: ImageRecipe, listen: LineListen
 
     Raises
     ------
-    BuildFailed: with the failing step and the end of its output.
+    BuildFailed: with the failing step and the end of its output; or another build took the tag meanwhile.
     """
-    engine.build(recipe.context, recipe.tag, listen)
-    return engine.inspect(recipe.tag)
+    identifier = engine.build(recipe.context, recipe.tag, listen)
+    facts = engine.inspect(recipe.tag)
+    if facts.identifier != identifier:
+        raise BuildFailed(f"{recipe.tag}: another build took that name meanwhile: choose another --tag, build again.")
+    return facts

@@ -98,6 +98,7 @@ def connect(seconds: float = CONNECT_SECONDS) -> Any:
     """
     import docker
     import requests
+    from docker.context import ContextAPI
 
     host = os.environ.get("DOCKER_HOST", "")
     if host and not ADDRESS.fullmatch(host):
@@ -105,6 +106,10 @@ def connect(seconds: float = CONNECT_SECONDS) -> Any:
             f"DOCKER_HOST={host} is not the address of an engine, such as unix:///run/podman/podman.sock, "
             "tcp://HOST:2375 or ssh://USER@HOST: correct it, or unset DOCKER_HOST."
         )
+    context = os.environ.get("DOCKER_CONTEXT", "")
+    if context and not host and ContextAPI.get_context(context) is None:
+        # The SDK would silently take the usual engine instead of the one that was asked for.
+        raise EngineUnavailable(f"DOCKER_CONTEXT={context} is no docker context (docker context ls): unset it.")
     try:
         client = docker.from_env(timeout=seconds)
     except (docker.errors.DockerException, requests.exceptions.RequestException, ValueError, OSError) as error:
@@ -125,16 +130,19 @@ def engine_facts(client: Any) -> EngineFacts:
     components = " ".join(str(part.get("Name", "")) for part in version.get("Components") or ())
     security = " ".join(info.get("SecurityOptions") or ())
     kinds = {"MemoryLimit": "memory", "SwapLimit": "swap", "PidsLimit": "pids", "CpuCfsQuota": "cpus"}
-    root = info.get("DockerRootDir")
+    root, groups = info.get("DockerRootDir"), str(info.get("CgroupVersion") or "1")
+    rootless = "rootless" in security or bool(info.get("Rootless"))
+    # Without root, control groups of the first version limit nothing, whatever the engine says it can.
+    lacking = [what for key, what in kinds.items() if info.get(key) is False or (rootless and groups == "1")]
     return EngineFacts(
         name="podman" if "podman" in components.lower() else "docker",
         version=str(version.get("Version", "unknown")),
         api_version=str(version.get("ApiVersion", "unknown")),
         architecture=f"{version.get('Os', '?')}/{version.get('Arch', '?')}",
         storage=Path(root) if root else None,
-        cgroup_version=str(info.get("CgroupVersion") or "1"),
-        missing_limits=tuple(what for key, what in kinds.items() if info.get(key) is False),
-        rootless="rootless" in security or bool(info.get("Rootless")),
+        cgroup_version=groups,
+        missing_limits=tuple(lacking),
+        rootless=rootless,
         selinux="selinux" in security,
     )
 
@@ -273,6 +281,6 @@ def translated(image: str) -> Iterator[None]:
         raise ImageMissing(missing(image, str(error.explanation or "no such image"))) from error
     except docker.errors.APIError as error:
         said = str(error.explanation or error)
-        if "invalid reference format" in said:
+        if re.search("invalid reference format|must be lowercase", said):
             raise UsageError(f"{image!r} is not the name of an image, such as nnbox-acdc:1.0 ({said}).") from error
         raise NnboxError(f"{image}: the container engine refused: {advised(said)}") from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import gzip
 import time
 import uuid
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -12,7 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nnbox_containers.archive_file import writer
+from nnbox_containers.archive_file import pieces, writer
+from nnbox_containers.build_lines import as_docker_says, failure, pulling
 from nnbox_containers.context import BuildContext
 from nnbox_containers.docker_connection import (
     CONNECT_SECONDS,
@@ -27,7 +29,7 @@ from nnbox_containers.docker_connection import (
     missing,
     translated,
 )
-from nnbox_containers.docker_run import MemoryWatch, host_options, memory_group, require_sources
+from nnbox_containers.docker_run import MemoryWatch, host_options, memory_group, require_limits, require_sources
 from nnbox_containers.engine import (
     DEFAULT_LIMITS,
     BuildFailed,
@@ -84,21 +86,21 @@ class DockerEngine:
             )
             for event in events:
                 if "error" in event:
-                    raise BuildFailed(_failure(tag, last_step, event["error"], tail))
+                    raise BuildFailed(failure(tag, last_step, event["error"], tail))
                 identifier = (event.get("aux") or {}).get("ID", identifier)
-                for line in str(event.get("stream") or _pulling(event)).splitlines():
-                    if line := _as_docker_says(line.strip()):
+                for line in str(event.get("stream") or pulling(event)).splitlines():
+                    if line := as_docker_says(line.strip()):
                         last_step = line if line.startswith("Step ") else last_step
                         tail.append(line)
                         listen(line)
         except docker.errors.APIError as error:
-            raise BuildFailed(_failure(tag, last_step, str(error.explanation or error), tail)) from error
+            raise BuildFailed(failure(tag, last_step, str(error.explanation or error), tail)) from error
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise BuildFailed(_failure(tag, last_step, str(broken("build", error)), tail)) from error
+            raise BuildFailed(failure(tag, last_step, str(broken("build", error)), tail)) from error
         if not identifier:
             # An engine that is stopped may end its answer as if all were said; the tag may be of an earlier build.
             reason = "the engine ended its answer before the image was there; see that it runs (docker info)"
-            raise BuildFailed(_failure(tag, last_step, reason, tail))
+            raise BuildFailed(failure(tag, last_step, reason, tail))
         return identifier
 
     def inspect(self, image: str) -> ImageFacts:
@@ -131,8 +133,10 @@ class DockerEngine:
         platform: str | None = None,
     ) -> RunResult:
         self._fetch_if_missing(image, platform)
+        self._require_platform(image, platform)
         if is_local(self._api):
             require_sources(mounts)
+        require_limits(limits, self.facts)
         options = host_options(mounts, limits, self.facts.is_podman, self.facts.selinux)
         # A name of our own: whatever is interrupted, also the answer to its creation, the container can be removed.
         name = f"nnbox-{uuid.uuid4().hex[:12]}"
@@ -174,14 +178,16 @@ class DockerEngine:
         if not archive.is_file():
             raise InvalidData(archive, expected, "no such file", "Correct the path.")
         try:
-            with connected(str(archive)), archive.open("rb") as file:
-                for event in self._api.load_image(file):
+            with connected(str(archive)):
+                for event in self._api.load_image(pieces(archive)):
                     problem = event.get("error", problem)
                     for line in str(event.get("stream", "")).splitlines():
                         if line.startswith(("Loaded image: ", "Loaded image ID: ")):
                             names.append(_plain_name(line.split(": ", 1)[1].strip()))
         except docker.errors.APIError as error:
             problem = str(error.explanation or error)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            problem = f"damaged compression ({error})"
         if "no space left" in problem:
             raise NnboxError(f"{archive}: not loaded: {advised(problem)}")
         if problem or len(names) != 1:
@@ -195,7 +201,8 @@ class DockerEngine:
     def _run_to_its_end(self, image: str, container: str, seconds: float | None) -> RunResult:
         started = time.monotonic()
         self._start(image, container)
-        with MemoryWatch(container, self._group(container)) as memory:
+        told = "memory" not in self.facts.missing_limits
+        with MemoryWatch(container, self._group(container), told) as memory:
             exit_code, timed_out = self._wait(container, seconds)
         lasted = time.monotonic() - started
         state = self._api.inspect_container(container)["State"]
@@ -241,8 +248,8 @@ class DockerEngine:
         raise NnboxError(f"Container {container[:12]} does not end, even killed: see docker ps and the engine's log.")
 
     def _exported(self, image: str) -> Iterator[bytes]:
-        # Asked for by name, the archive keeps the name; asked for by identifier it would lose it. Only the engine's side
-        # is translated: a full disk here is no broken connection.
+        # Asked for by name, the archive keeps the name; asked for by identifier it would lose it. Only the engine's
+        # side is translated: a full disk here is no broken connection.
         with translated(image):
             chunks = iter(self._api.get_image(image, chunk_size=SAVE_CHUNK_BYTES))
         while True:
@@ -251,6 +258,14 @@ class DockerEngine:
             if chunk is None:
                 return
             yield chunk
+
+    def _require_platform(self, image: str, platform: str | None) -> None:
+        # Docker would refuse another architecture; Podman starts the image all the same.
+        found = self.inspect(image).architecture
+        if platform is not None and found != platform.split("/")[1]:
+            raise NnboxError(
+                f"{image} is for the architecture {found}, not for {platform}: build it on, or for, that platform."
+            )
 
     def _fetch_if_missing(self, image: str, platform: str | None) -> None:
         import docker
@@ -272,22 +287,3 @@ class DockerEngine:
 
 def _plain_name(name: str) -> str:
     return next((name.removeprefix(prefix) for prefix in IMPLIED_REGISTRIES if name.startswith(prefix)), name)
-
-
-def _as_docker_says(line: str) -> str:
-    """A line of a build; Podman's steps and layers in the words of Docker's classic builder."""
-    if step := re.fullmatch(r"(?:\[\d+/\d+\] )?STEP (\d+/\d+): (.*)", line):
-        return f"Step {step[1]} : {step[2]}"
-    if layer := re.fullmatch(r"--> ([0-9a-f]+)", line):
-        return f"---> {layer[1]}"
-    return line
-
-
-def _failure(tag: str, step: str, reason: str, tail: Sequence[str]) -> str:
-    output = "".join(f"\n    {line}" for line in tail if not line.startswith(("Step ", "--->")))
-    return f"{tag}: the build failed at {step!r}: {advised(reason)}{output}"
-
-
-def _pulling(event: dict[str, Any]) -> str:
-    """A line for the events of a base image that is fetched: without the counters, which change many times a second."""
-    return f"{event['status']} {event.get('id', '')}" if "status" in event and not event.get("progressDetail") else ""

@@ -10,11 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nnbox_containers.docker_connection import connect
+from nnbox_containers.docker_connection import CONNECT_SECONDS, EngineFacts, connect
 from nnbox_containers.engine import Mount, RunLimits
-from nnunet_box.errors import InvalidData
+from nnunet_box.errors import EngineUnavailable, InvalidData, NnboxError
 
 GROUPS, PROCESSES = Path("/sys/fs/cgroup"), Path("/proc")
+MOST_FILES = 1 << 20
 WATCH_SECONDS, ASK_SECONDS = 0.02, 0.2
 
 
@@ -62,9 +63,24 @@ def require_sources(mounts: Sequence[Mount]) -> None:
             )
 
 
+def require_limits(limits: RunLimits, engine: EngineFacts) -> None:
+    """Raise ``NnboxError`` where the engine would run the container without a limit that was asked for."""
+    asked = {"memory": limits.memory_bytes, "pids": limits.pids, "cpus": limits.cpus}
+    ignored = [name for name, value in asked.items() if value is not None and name in engine.missing_limits]
+    if ignored:
+        rootless = " without root" if engine.rootless else ""
+        raise NnboxError(
+            f"{engine.name}{rootless} cannot limit {', '.join(ignored)} here (control groups version "
+            f"{engine.cgroup_version}): run the engine as root, or use version 2 with delegation."
+        )
+
+
 def _own_limits() -> dict[str, int]:
-    kinds = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
-    return {name: resource.getrlimit(kind)[1] for name, kind in kinds.items()}
+    """The hard limits of this process, as far as podman has not lowered its own below them."""
+    most_processes = int((PROCESSES / "sys" / "kernel" / "pid_max").read_text())
+    kinds = {"nofile": (resource.RLIMIT_NOFILE, MOST_FILES), "nproc": (resource.RLIMIT_NPROC, most_processes)}
+    own = {name: (resource.getrlimit(kind)[1], most) for name, (kind, most) in kinds.items()}
+    return {name: most if limit == resource.RLIM_INFINITY else min(limit, most) for name, (limit, most) in own.items()}
 
 
 class MemoryWatch:
@@ -72,13 +88,14 @@ class MemoryWatch:
 
     peak_bytes: the most its control group held; None where nothing could be read. killed: the kernel ended one of its
     processes for want of memory. On this machine the group's own files are read: the kernel keeps the maximum there
-    (``memory.max_usage_in_bytes``, version 2: ``memory.peak``). Elsewhere the engine is asked again and again.
+    (``memory.max_usage_in_bytes``, version 2: ``memory.peak``). Elsewhere the engine is asked again and again, if it
+    can tell: one that cannot may never answer, and holds the container while it is asked.
     """
 
-    def __init__(self, container: str, group: Path | None) -> None:
+    def __init__(self, container: str, group: Path | None, ask: bool = True) -> None:
         self.peak_bytes: int | None = None
         self.killed = False
-        self._container, self._group = container, group
+        self._container, self._group, self._may_ask = container, group, ask
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="memory of a container", daemon=True)
 
@@ -92,18 +109,21 @@ class MemoryWatch:
 
     def _watch(self) -> None:
         group = self._group
-        # The container may end, and its group vanish, at any moment; what was read until then stands.
-        with suppress(Exception):
-            if group is not None:
-                self._repeat(lambda: self._read(group), WATCH_SECONDS)
-                return
-            client = connect()
-            self._repeat(lambda: self._ask(client), ASK_SECONDS)
+        if group is not None:
+            self._repeat(lambda: self._read(group), WATCH_SECONDS)
+        elif self._may_ask:
+            with suppress(EngineUnavailable):
+                client = connect()
+                client.timeout = CONNECT_SECONDS
+                self._repeat(lambda: self._ask(client), ASK_SECONDS)
 
     def _repeat(self, look: Callable[[], None], pause: float) -> None:
-        look()
-        while not self._ended.wait(pause):
-            look()
+        while True:
+            # The container may not quite run yet, or end and its group vanish at any moment; what was read stands.
+            with suppress(Exception):
+                look()
+            if self._ended.wait(pause):
+                return
 
     def _read(self, group: Path) -> None:
         self._note(_first_number(group / name for name in _PEAK_FILES))

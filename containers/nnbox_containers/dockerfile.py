@@ -50,7 +50,7 @@ def start_instructions(profile: Profile) -> list[str]:
 
 
 def import_check(challenge: str | None, runtime: str) -> list[str]:
-    """A command that fails unless all that the program, its runtime and the challenge's adapter import is in the image."""
+    """A command that fails unless all that the program, its runtime and the challenge's adapter import is there."""
     program = f"import {ENTRY_MODULE}; import nnunet_box.inference.jobs; {RUNTIME_CHECKS[runtime]}"
     if challenge is None:
         return [VENV_PYTHON, "-c", program]
@@ -68,7 +68,8 @@ def render_dockerfile(
 ) -> str:
     """The Dockerfile of a submission image for ``challenge``; ``labels`` become its last instruction.
 
-    weights_apart: the model is not in the image but mounted. runtime: ``cpu`` or ``cuda``, which decides what is stripped.
+    weights_apart: the model is not in the image but mounted. runtime: ``cpu`` or ``cuda``, which decides what is
+    stripped.
 
     Raises
     ------

@@ -85,7 +85,9 @@ class FakeEngine:
         platform: str | None = None,
     ) -> RunResult:
         facts = self.inspect(image)
-        return self.answer(image, [*(facts.entrypoint if entrypoint is None else entrypoint), *command], limits)
+        # As with docker: the image's own command goes with its own entry point only.
+        arguments = command or (facts.command if entrypoint is None else ())
+        return self.answer(image, [*(facts.entrypoint if entrypoint is None else entrypoint), *arguments], limits)
 
     def save(self, image: str, archive: Path, listen: SavedListener | None = None) -> None:
         facts = self.inspect(image)
@@ -104,11 +106,14 @@ class FakeEngine:
                 listen(len(config) + len(manifest), facts.size_bytes)
 
     def load(self, archive: Path) -> str:
+        if not archive.is_file():
+            raise InvalidData(archive, "an image archive", "no such file", "Correct the path.")
         try:
             with tarfile.open(archive) as file:
                 manifest, config = (_member(file, name) for name in ("manifest.json", "config.json"))
         except (OSError, tarfile.TarError, KeyError, ValueError) as error:
-            raise InvalidData(archive, "an image archive", str(error), "Build and save the image again.") from error
+            said = " ".join(str(error).split())
+            raise InvalidData(archive, "an image archive", said, "Build and save the image again.") from error
         name: str = manifest[0]["RepoTags"][0]
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in config.items()

@@ -42,7 +42,16 @@ BY_RUNTIME: dict[str, tuple[str, ...]] = {
         "openvino/include",
         "openvino/cmake",
     ),
-    "cuda": ("torch/include", "torch/test", "torch/bin/*test*", "torch/bin/protoc*", "torch/share/cmake"),
+    "cuda": (
+        # C++ headers, compilers of messages, test programs.
+        "torch/include",
+        "torch/share/cmake",
+        "torch/test",
+        "torch/bin/protoc*",
+        "torch/bin/*[Tt]est*",
+        "torch/bin/*.pt*",
+        "torch/bin/upgrader_models",
+    ),
 }
 
 NAMED = ("tests",)

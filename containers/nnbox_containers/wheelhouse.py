@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, entry_points
@@ -17,7 +18,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
 from nnbox_containers.own_wheel import DISTRIBUTION, own_wheel
-from nnunet_box.errors import NnboxError, UsageError
+from nnunet_box.errors import InvalidData, NnboxError, UsageError
 from nnunet_box.files import TEMPORARY_MARK, write_beside
 from nnunet_box.progress import say, track
 
@@ -27,10 +28,9 @@ RUNTIMES: dict[str, tuple[str, ...]] = {"cpu": ("openvino",), "cuda": ("torch",)
 """What runs the networks of an image, by the name of ``--runtime``."""
 
 ITK = ("SimpleITK",)
-"""Reads NRRD, and writes MetaImage and NRRD on the grid of a file in another format. NIfTI, and MetaImage as PROMISE12
-has it, need nothing beside numpy and nibabel."""
+"""Reads and writes NRRD. NIfTI and MetaImage need nothing beside numpy and nibabel."""
 
-ITK_SUFFIXES = (".mha", ".nrrd")
+ITK_SUFFIXES = (".nrrd",)
 # OpenVINO requires a package that reports each import to its maker; it goes on without, and so does an image.
 LEFT_OUT = frozenset({"openvino-telemetry"})
 # The entry-point group adapters are found in, by us and inside the image; part of the interface for third parties.
@@ -86,8 +86,8 @@ def image_needs(runtime: str, challenge: str | None, output_suffixes: Iterable[s
 
 
 def choose_runtime(name: str = "auto") -> str:
-    """``cpu`` or ``cuda``. Of ``auto``: cuda where the torch installed here is built for it, whose wheels go into the image
-    as they are; else cpu, which needs OpenVINO here; else the torch there is, which runs on a CPU too.
+    """``cpu`` or ``cuda``. Of ``auto``: cuda where the torch installed here is built for it, whose wheels go into the
+    image as they are; else cpu, which needs OpenVINO here; else the torch there is, which runs on a CPU too.
 
     Raises
     ------
@@ -191,12 +191,13 @@ def find_wheel(folder: Path, pin: Pin) -> Path | None:
 
 
 def fill_wheelhouse(folder: Path, needs: Needs) -> tuple[Path, ...]:
-    """Bring every wheel an image needs into ``folder``; return them, nnunet_box's own last and before it that of the pip
-    which installs them: the base image need not have one. Fetches what is missing.
+    """Bring every wheel an image needs into ``folder``; return them, nnunet_box's own last and before it that of the
+    pip which installs them: the base image need not have one. Fetches what is missing.
 
     Raises
     ------
     NnboxError: pip could not fetch a wheel, or a third party's ``adapter`` has no wheel in ``folder``; says what to do.
+    InvalidData: a wheel in ``folder`` is damaged.
     """
     pins = (*inference_pins(needs), build_pip())
     missing = [pin for pin in pins if find_wheel(folder, pin) is None]
@@ -209,6 +210,9 @@ def fill_wheelhouse(folder: Path, needs: Needs) -> tuple[Path, ...]:
     for pin in track(missing, "Fetching wheels"):
         _fetch(folder, pin)
     wheels = [wheel for pin in pins if (wheel := find_wheel(folder, pin)) is not None]
+    for wheel in wheels:
+        if not zipfile.is_zipfile(wheel):
+            raise InvalidData(wheel, "a whole wheel", "a damaged file", "Delete it and run the same command again.")
     name, content = own_wheel()
     own = folder / name
     if not own.is_file() or own.read_bytes() != content:

@@ -78,6 +78,13 @@ def image(
     wheelhouse: Annotated[
         Path | None, typer.Option("--wheelhouse", help="Folder of wheels; WORKSPACE/wheelhouse by default.")
     ] = None,
+    budget_per_case: Annotated[
+        str | None,
+        typer.Option("--budget-per-case", help="Time a case may take, such as 60s; decides folds and mirroring."),
+    ] = None,
+    budget_case: Annotated[
+        Path | None, typer.Option("--budget-case", help="Case to measure on; one of median size is drawn by default.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the Dockerfile and the context's files only.")
     ] = False,
@@ -107,6 +114,7 @@ def image(
         inference_pins,
     )
     from nnunet_box import __version__
+    from nnunet_box.cli.case_budget import fit_bundle
 
     organiser = load_profile(profile)
     checked_tag = check_tag(tag, organiser.forbidden_tags) if tag is not None else None
@@ -115,6 +123,8 @@ def image(
     folder, found = _find_bundle(workspace, dataset, challenge)
     shipped = _shipped(found, build.agreed_challenge(folder, found, challenge), postprocess)
     needs = image_needs(choose_runtime(runtime), shipped.challenge, organiser.output_suffixes)
+    if budget_per_case is not None and not dry_run:
+        shipped = fit_bundle(folder, shipped, budget_per_case, budget_case, needs.runtime)
     name = checked_tag or default_tag(shipped.dataset, __version__)
     pins = inference_pins(needs)
     contract = image_contract(organiser, shipped, input_socket or (), output_socket, channel or ())

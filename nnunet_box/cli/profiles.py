@@ -50,14 +50,16 @@ def show_profile(
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
         return
-    width = max(map(len, facts))
+    rows: dict[str, str] = {}
     for field, value in facts.items():
         if isinstance(value, dict):
-            for inner, amount in value.items():
-                if amount not in (None, False, (), {}):
-                    typer.echo(f"{f'{field}.{inner}':{width}}  {_text(amount)}")
+            given = {inner: amount for inner, amount in value.items() if amount not in (None, False, (), {})}
+            rows |= {f"{field}.{inner}": _text(amount) for inner, amount in given.items()}
         else:
-            typer.echo(f"{field:{width}}  {_text(value)}")
+            rows[field] = _text(value)
+    width = max(map(len, rows))
+    for row, text in rows.items():
+        typer.echo(f"{row:{width}}  {text}")
 
 
 def _text(value: Any) -> str:

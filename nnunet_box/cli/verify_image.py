@@ -50,6 +50,9 @@ def verify(
     save: Annotated[
         Path | None, typer.Option("--save", help="Keep the archive here (.tar or .tar.gz), with a report beside it.")
     ] = None,
+    archive: Annotated[
+        bool, typer.Option("--archive/--no-archive", help="Save the image and open the archive again.")
+    ] = True,
     report: Annotated[Path | None, typer.Option("--report", help="Write the report as JSON.")] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Load the saved archive into the engine again.")] = False,
     device: Annotated[str, typer.Option("--device", help="For the prediction made here: auto, cpu or cuda.")] = "auto",
@@ -75,7 +78,7 @@ def verify(
     from nnunet_box.training.budget import parse_duration
 
     budget = parse_duration(budget_per_case) if budget_per_case is not None else None
-    wishes = Wishes(budget, parse_duration(time_limit), save, reload)
+    wishes = Wishes(budget, parse_duration(time_limit), archive or save is not None, save, reload)
     if save is not None and not save.name.endswith((".tar", ".tar.gz")):
         raise UsageError(f"--save {save}: name it .tar or .tar.gz, which platforms take.")
     engine = DockerEngine()
@@ -197,18 +200,17 @@ def _judge(
     bundle: Bundle, folder: Path, sources: Sequence[SourceCase], adapter: Challenge | None, device: str, scratch: Path
 ) -> Judge:
     """Predicts a case here when the image's prediction of it is there, and compares the two."""
-    from functools import partial
-
     from nnbox_containers.verify import Judgement
     from nnunet_box.dataset.cases import read_image
     from nnunet_box.dataset.challenge import SubmissionForm
     from nnunet_box.errors import InvalidData
+    from nnunet_box.inference.choose import network_loader
     from nnunet_box.inference.ensemble import InferenceOptions
     from nnunet_box.inference.folder import Predictor, exporter
-    from nnunet_box.inference.torch_runtime import choose_device, plan_network
     from nnunet_box.submission.compare import different_voxels, file_problems
 
-    load = partial(plan_network, plan=bundle.plan, device=choose_device(device))
+    load, runtime = network_loader(bundle.plan, "auto", device)
+    say(f"Comparing with a prediction made here, {runtime}")
     options = InferenceOptions(mirroring=bundle.mirroring)
     predictor = Predictor(bundle, bundle.ensemble(folder), load, options)
     form = adapter.facts.form if adapter is not None else SubmissionForm()

@@ -46,7 +46,7 @@ def write_image(path: Path, array: NDArray[np.generic], geometry: Geometry) -> N
     if not path.name.lower().endswith(".mha"):
         raise UsageError(f"{path}: .nii.gz and .mha are written.")
     wide = array.dtype.kind in "iu" and array.dtype.itemsize == 8 and array.size > 0
-    kept = stored_type(array.dtype, (array.min(), array.max()) if wide else (0, 0))  # type: ignore[operator]
+    kept = stored_type(array.dtype, (array.min(), array.max()) if wide else (0, 0))
     names = {np.dtype(code): name for name, code in reversed(TYPES.items())}
     lines = {
         "ObjectType": "Image",

@@ -132,7 +132,8 @@ def fit_budget(
                 return _chosen(bundle, choice, budget_seconds, case, shape, trials)
             continue
         guess = fixed + _network_seconds(bundle, choice, spent)
-        if guess > HOPELESS * limit:
+        # What is not in networks is a member's too, and nobody knows which one's: fewer members are always tried.
+        if choice.members == cheap.members and guess > HOPELESS * limit:
             trials.append(_trial(choice, cut(bundle, choice), guess, False))
             continue
         seconds, _ = measure(choice)
@@ -142,8 +143,8 @@ def fit_budget(
     needed = (cheapest.seconds + START_SECONDS) / (1 - MARGIN)
     raise OverBudget(
         f"--budget-per-case {budget_seconds:g}s: one network of {' and '.join(cheapest.members)} without mirroring "
-        f"takes {cheapest.seconds:.1f} s here, so a case needs a budget of {needed:.0f} s with start and margin. Ask for "
-        "that, use a faster runtime, or train a smaller configuration."
+        f"takes {cheapest.seconds:.1f} s here, so a case needs a budget of {needed:.0f} s with start and margin. "
+        "Ask for that, use a faster runtime, or train a smaller configuration."
     )
 
 
@@ -179,8 +180,8 @@ def _network_seconds(bundle: Bundle, choice: Choice, spent: _Spent) -> float:
     total = 0.0
     shipped = cut(bundle, choice)
     for stage in dict.fromkeys(shipped.stages):
-        mirrors = bundle.plan.configuration_of(stage.configuration).mirrors
-        flips = len(mirror_axes(mirrors, choice.mirroring and recipe(stage.variants).mirroring))
+        axes = bundle.plan.configuration_of(stage.configuration).mirrors
+        flips = len(mirror_axes(axes, choice.mirroring and recipe(stage.variants).mirroring))
         running = spent.running.get(stage.configuration, 0.0)
         total += len(stage.weights) * (spent.loading.get(stage.configuration, 0.0) + running * flips)
     return total

@@ -21,8 +21,8 @@ GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 def network_loader(plan: Plan, runtime: str = "auto", device: str = "auto") -> tuple[LoadNetwork, str]:
     """How the networks of ``plan`` are loaded, and what runs them, for ``run.json`` and a line to the user.
 
-    runtime: ``torch``, ``openvino``, or ``auto``: torch on a GPU where there is one, else OpenVINO, which is faster on a
-    CPU (``benchmarks/runtimes.py``), else torch. device: as ``torch_runtime.choose_device``.
+    runtime: ``torch``, ``openvino``, or ``auto``: torch on a GPU where there is one, else OpenVINO, which is faster on
+    a CPU (``benchmarks/runtimes.py``), else torch. device: as ``torch_runtime.choose_device``.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def network_loader(plan: Plan, runtime: str = "auto", device: str = "auto") -> t
     if runtime not in RUNTIMES:
         raise UsageError(f"--runtime {runtime}: there are {', '.join(RUNTIMES)}.")
     chosen = choose_runtime(device) if runtime == "auto" else runtime
-    _require(chosen, runtime)
+    _require(chosen, runtime, device)
     if chosen == "torch":
         from nnunet_box.inference import torch_runtime
 
@@ -43,9 +43,8 @@ def network_loader(plan: Plan, runtime: str = "auto", device: str = "auto") -> t
     from nnunet_box.inference import openvino_runtime
 
     threads = usable_threads()
-    return partial(
-        openvino_runtime.plan_network, plan=plan, threads=threads
-    ), f"openvino on {openvino_runtime.device_name()}, {threads} threads"
+    load = partial(openvino_runtime.plan_network, plan=plan, threads=threads)
+    return load, f"openvino on {openvino_runtime.device_name()}, {threads} threads"
 
 
 def choose_runtime(device: str = "auto") -> str:
@@ -78,9 +77,11 @@ def torch_has_gpu_support() -> bool:
     return re.search(r"^(cuda|hip)\b[^=]*= *['\"]", text, re.MULTILINE) is not None
 
 
-def _require(name: str, asked: str) -> None:
+def _require(name: str, asked: str, device: str) -> None:
     if find_spec(name) is not None:
         return
+    if asked == "auto" and find_spec("openvino") is not None:
+        raise UsageError(f"--device {device}: torch, which uses a GPU, is not installed; leave it out for the CPU.")
     if asked == "auto":
         raise UsageError("Neither torch nor openvino is installed: python -m pip install 'nnunet_box[openvino]'.")
     package = "nnunet_box[openvino]" if name == "openvino" else name

@@ -27,7 +27,7 @@ from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.evaluation.postprocessing import apply_postprocessing
 from nnunet_box.files import sweep_temporaries, write_json
 from nnunet_box.inference.ensemble import InferenceOptions, LoadNetwork, Member, predict_case
-from nnunet_box.inference.mounts import check_link, check_readable, check_writable, unreadable
+from nnunet_box.inference.mounts import check_image_file, check_readable, check_writable, unreadable
 from nnunet_box.inference.stopping import Stopped
 from nnunet_box.inference.timing import FirstWindow
 from nnunet_box.progress import say, track
@@ -196,8 +196,10 @@ def predict_folder(
         if record:
             write_json(output / RUN_FILE, run)
 
+    case, before = None, None
     try:
         for case in track(cases, "Predict"):
+            before = _version(output / case.output_name)
             try:
                 records.append(_predicted(predictor, case, output, export, resume, save_probabilities))
             except _CaseProblem as problem:
@@ -206,6 +208,9 @@ def predict_folder(
                 say(f"{case.id}: {problem.error}")
             note("running")
     except (KeyboardInterrupt, Stopped):
+        # Between a prediction and its record a signal may come too.
+        if case is not None and len(records) == cases.index(case) and _version(output / case.output_name) != before:
+            records.append({"case": case.id, "file": case.output_name})
         note("interrupted")
         raise
     except NnboxError as error:
@@ -217,6 +222,14 @@ def predict_folder(
     if problems:
         raise problems[0][1] if len(cases) == 1 else CasesFailed(problems, len(cases), output)
     return run
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced; None where it is not there as a whole."""
+    if not is_written(file):
+        return None
+    facts = file.stat()
+    return facts.st_ino, facts.st_mtime_ns
 
 
 class _CaseProblem(Exception):
@@ -269,7 +282,7 @@ def _read(case: SourceCase, channels: int) -> tuple[NDArray[np.float32], Geometr
             fix = "Is this the bundle for these images?"
             raise InvalidData(case.reference_file, f"{channels} channels a case", f"{len(case.channels)}", fix)
         for channel in case.channels:
-            check_link(channel.path)
+            check_image_file(channel.path)
         return read_image(case)
     except InvalidData as error:
         raise _CaseProblem(error) from error

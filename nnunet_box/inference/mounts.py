@@ -13,7 +13,7 @@ MOUNT = "In a container it is a mount: docker run -v"
 
 def this_user() -> str:
     """Who is at odds with a folder, as a message says it."""
-    return f"uid {os.getuid()}" if hasattr(os, "getuid") else "this user"
+    return f"uid {os.geteuid()}" if hasattr(os, "geteuid") else "this user"
 
 
 def check_readable(folder: Path) -> None:
@@ -43,16 +43,20 @@ def unreadable(path: Path, expected: str) -> InvalidData:
     return InvalidData(path, expected, f"one that {this_user()} may not read", fix)
 
 
-def check_link(path: Path) -> None:
-    """Refuse a link that leads to nothing: in a container those that leave the mount do.
+def check_image_file(path: Path) -> None:
+    """Refuse a link that leads to nothing (in a container those that leave the mount do), and a file that this user may
+    not read.
 
     Raises
     ------
-    InvalidData: with the link's target.
+    InvalidData: with the link's target, or the user.
     """
     if path.is_symlink() and not path.exists():
         fix = "Mount the folder that holds the file itself, or copy the files."
         raise InvalidData(path, "a file", f"a link to {path.readlink()}, which is not there", fix)
+    # Asked here, since readers of images tell a closed file from a damaged one no more.
+    if path.exists() and not os.access(path, os.R_OK):
+        raise unreadable(path, "an image")
 
 
 def check_writable(output: Path) -> None:

@@ -1,6 +1,7 @@
 """The U-Net of a plan as an OpenVINO model in memory, from the parameters that the torch network was trained to.
 
-There is no exported graph beside the weights that could differ from them: the plan says the layers, the file their values.
+There is no exported graph beside the weights that could differ from them: the plan says the layers, the file their
+values.
 """
 
 from __future__ import annotations
@@ -35,9 +36,6 @@ class Parameters:
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self._waiting = dict(arrays)
 
-    def has(self, name: str) -> bool:
-        return name in self._waiting
-
     def take(self, name: str, shape: Sequence[int]) -> NDArray[np.float32]:
         """The array as float32; raises ``Mismatch`` where it is absent or of another shape."""
         expected = f"{name} of shape {tuple(shape)}"
@@ -64,16 +62,15 @@ def unet_model(
 ) -> Any:
     """An ``openvino.Model`` of (B, C, [Z,] Y, X) to logits (B, K, [Z,] Y, X), B any, the other axes the patch's.
 
-    ov: the module ``openvino``. inputs: image channels, and for a cascade those of the previous stage. arrays: parameters
-    under the names of ``nnunet_box.network.unet.UNet``; biases of transposed convolutions and of the head are applied where
-    there are any.
+    ov: the module ``openvino``. inputs: image channels, and for a cascade those of the previous stage. arrays:
+    parameters under the names of ``nnunet_box.network.unet.UNet``.
 
     Raises
     ------
     Mismatch: a parameter is missing, has another shape, or is of no use.
     """
-    build = _Layers(ov, configuration.dimensions, recipe, Parameters(arrays))
     blocks, kernels = configuration.network_blocks, configuration.conv_kernel_sizes
+    build = _Layers(ov, configuration.dimensions, recipe, blocks.biases, Parameters(arrays))
     features = blocks.features
     strides = [(1,) * configuration.dimensions, *configuration.pool_kernel_sizes]
     image = build.ops.parameter([ANY_BATCH, inputs, *configuration.patch_size], np.float32, name="image")
@@ -102,10 +99,10 @@ def unet_model(
 class _Layers:
     """The layers of one network, each named as its parameters are."""
 
-    def __init__(self, ov: Any, dimensions: int, recipe: Recipe, parameters: Parameters) -> None:
-        self.ops, self.recipe, self.parameters = ov.opset13, recipe, parameters
+    def __init__(self, ov: Any, dimensions: int, recipe: Recipe, biases: bool, parameters: Parameters) -> None:
+        self.ops, self.recipe, self.biases, self.parameters = ov.opset13, recipe, biases, parameters
         self.ones, self.zeros = [1] * dimensions, [0] * dimensions
-        self.leak = None if recipe.activation == "relu" else self.ops.constant(np.float32([LEAK]))
+        self.leak = None if recipe.activation == "relu" else self.ops.constant(np.array([LEAK], dtype=np.float32))
 
     def stage(
         self,
@@ -156,7 +153,7 @@ class _Layers:
         return self.ops.add(result, self._per_channel(self.parameters.take(f"{name}.bias", (outputs,))))
 
     def _with_bias(self, node: Any, name: str, outputs: int) -> Any:
-        if not self.parameters.has(f"{name}.bias"):
+        if not self.biases:
             return node
         return self.ops.add(node, self._per_channel(self.parameters.take(f"{name}.bias", (outputs,))))
 

@@ -31,7 +31,8 @@ LOOK_EVERY_MS = 100
 def _blocked(names: tuple[str, ...]) -> Iterator[None]:
     """Modules that cannot be imported for a while; OpenVINO goes on without them."""
     absent = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type] - None is Python's own mark for this
+    modules: dict[str, Any] = sys.modules
+    modules.update(dict.fromkeys(absent))  # None is Python's own mark for what cannot be imported
     try:
         yield
     finally:
@@ -60,8 +61,8 @@ def device_name() -> str:
 def cpu_properties(threads: int) -> dict[str, Any]:
     """How a network is compiled.
 
-    float32 throughout: on newer processors the default is bfloat16, and labels would be others than torch's. Threads are
-    bound to no core: beside another container they would all sit on the same.
+    float32 throughout: on newer processors the default is bfloat16, and labels would be others than torch's. Threads
+    are bound to no core: beside another container they would all sit on the same.
     """
     return {
         "INFERENCE_PRECISION_HINT": "f32",

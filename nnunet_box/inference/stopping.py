@@ -14,8 +14,8 @@ from types import FrameType
 
 from nnunet_box.files import sweep_temporaries
 
-GRACE_SECONDS = 3.0
-"""An organiser kills five seconds after SIGTERM (the shim of grand-challenge.org); this leaves time to tidy up."""
+GRACE_SECONDS = 2.0
+"""An organiser kills five seconds after SIGTERM (grand-challenge.org's shim); a busy machine needs some of them."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

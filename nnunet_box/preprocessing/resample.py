@@ -108,7 +108,7 @@ def _spline_coefficients(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     count, pole = len(samples), np.sqrt(3.0) - 2
     powers = pole ** np.arange(count)
-    result = samples * ((1 - pole) * (1 - 1 / pole))
+    result: NDArray[np.float64] = samples * ((1 - pole) * (1 - 1 / pole))
     # The mirrored signal repeats after 2 (n - 1) samples; its geometric series is summed in closed form.
     once = powers[1:-1] + powers[-1] * powers[-2:0:-1]
     result[0] = (result[0] + powers[-1] * result[-1] + once @ result[1:-1]) / (1 - powers[-1] ** 2)

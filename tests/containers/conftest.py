@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from container_samples import make_bundle
-from image_samples import LABELS, SOCKET, ProfileImage, own_stage, remove_stages, small_model
+from image_samples import LABELS, SOCKET, ProfileImage, small_model
 
 from nnbox_containers.build import build_image, image_recipe
 from nnbox_containers.docker_engine import DockerEngine
@@ -41,8 +41,11 @@ def wheelhouse(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def profile_image(
     base_image: str, wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], ProfileImage]]:
-    """The image of a profile by its name, built when it is first asked for; all share the layers up to the model."""
-    engine, stage = DockerEngine(), f"test-{uuid.uuid4().hex[:12]}"
+    """The image of a profile by its name, built when it is first asked for; all share the layers up to the model.
+
+    The first stage stays, as that of every build does: the next run begins with it.
+    """
+    engine = DockerEngine()
     model = small_model(tmp_path_factory.mktemp("model") / "bundle")
     bundle = load_bundle(model)
     needs = image_needs("cpu", "acdc")
@@ -57,11 +60,10 @@ def profile_image(
         recipe = image_recipe(
             model, bundle, profile, pins, wheels, tag=tag, base_image=base_image, contract=contract, runtime="cpu"
         )
-        facts = build_image(engine, own_stage(recipe, stage), lambda line: None)
+        facts = build_image(engine, recipe, lambda line: None)
         tags.append(tag)
         return ProfileImage(engine, tag, profile, contract, facts, model)
 
     yield built
     for tag in tags:
         engine.remove(tag)
-    remove_stages(stage)

@@ -123,6 +123,19 @@ def make_bundle(folder: Path, challenge: str | None = "acdc", dataset: str = "ac
     return load_bundle(folder)
 
 
+def pip_wheel(folder: Path) -> Path:
+    """The installed pip as a wheel: a build installs with it, and tests fetch nothing."""
+    import pip
+
+    source = Path(pip.__file__).parent
+    path = folder / f"pip-{pip.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(source.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                archive.writestr(zipfile.ZipInfo(f"pip/{file.relative_to(source)}"), file.read_bytes())
+    return path
+
+
 def probe_wheel(folder: Path, entry: str = PROBE_ENTRY) -> Path:
     """The stand-in for nnunet_box, with ``entry`` for its inference.entry module."""
     files = {

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import torch
 
 from nnbox_containers.build import ImageRecipe
 from nnbox_containers.context import BuildContext, ContextFile
@@ -24,7 +25,7 @@ from nnunet_box.network.unet import UNet
 from nnunet_box.training.checkpoint import save_weights
 from tests.training.toys import VOLUME, toy_plan
 
-SHAPE = (7, 21, 19)
+SHAPE = (6, 15, 14)
 GRID = Geometry(SHAPE, (2.0, 1.5, 1.25), (3.0, -4.5, 5.25))
 CHANNEL = "T2"
 SOCKET, LABELS = "t2-mri", "organ-labels"
@@ -51,17 +52,21 @@ class ProfileImage:
 
 
 def small_model(folder: Path) -> Path:
-    """A bundle for acdc, of one channel, with networks that answer something."""
+    """A bundle for acdc, of one channel, with a random network that gives all three labels."""
     weights = folder.with_name("fold.safetensors")
+    torch.manual_seed(4)
     save_weights(weights, UNet(VOLUME, 1, 3))
     plan = toy_plan().model_copy(update={"channel_names": (CHANNEL,)})
-    folds = {"3d_fullres": {0: weights, 1: weights}}
+    folds = {"3d_fullres": {0: weights}}
     write_bundle(folder, dataset="toy", challenge="acdc", plan=plan, weights=folds, postprocessing=Postprocessing())
     return folder
 
 
 def voxels(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).random(SHAPE).astype(np.float32) + 0.1
+    """A bright block in noise, so that a network of whatever weights tells two kinds of voxels apart."""
+    image = np.random.default_rng(seed).normal(0, 0.1, SHAPE)
+    image[2:5, 4 : 10 + seed, 3:9] += 3
+    return image.astype(np.float32)
 
 
 def put_image(path: Path, seed: int) -> Path:
@@ -121,7 +126,7 @@ def label_map(file: Path) -> np.ndarray:
 
 
 def own_stage(recipe: ImageRecipe, stage: str) -> ImageRecipe:
-    """The first stage under a name of this run's own: it is deleted afterwards, and a build beside it keeps its stages."""
+    """The first stage under a name of this run's own: it is deleted afterwards; a build beside it keeps its stages."""
     label = '"org.nnunet-box.stage"='
     dockerfile = recipe.dockerfile.replace(f'{label}"environment"', f'{label}"{stage}"')
     assert dockerfile != recipe.dockerfile

@@ -53,10 +53,12 @@ def one_wheel(monkeypatch) -> list[str]:
 
     def run(command, **_):
         asked.append(command[-1])
-        write_wheel(Path(command[command.index("--dest") + 1]), "alpha", "1.0", {})
+        name, _, version = command[-1].partition("==")
+        write_wheel(Path(command[command.index("--dest") + 1]), name, version, {})
         return SimpleNamespace(returncode=0, stderr="")
 
-    monkeypatch.setattr(wheelhouse, "inference_pins", lambda adapter=None: (Pin("alpha", "1.0"),))
+    monkeypatch.setattr(wheelhouse, "inference_pins", lambda needs: (Pin("alpha", "1.0"),))
+    monkeypatch.setattr(wheelhouse, "build_pip", lambda: Pin("pip", "2.0"))
     monkeypatch.setattr(wheelhouse.subprocess, "run", run)
     return asked
 
@@ -82,10 +84,10 @@ def test_one_command_builds_and_prints_how_to_run(workspace, engine, one_wheel):
     assert "Step 1/" in result.stderr
     assert facts.labels["org.nnunet-box.challenge"] == "acdc"
     assert facts.labels["org.opencontainers.image.base.digest"] == "sha256:base"
-    assert one_wheel == ["alpha==1.0"]
+    assert one_wheel == ["alpha==1.0", "pip==2.0"]
     assert (workspace / "wheelhouse" / "alpha-1.0-py3-none-any.whl").is_file()
     assert image(workspace, "--tag", "mine:2", "--json").exit_code == 0
-    assert one_wheel == ["alpha==1.0"]
+    assert one_wheel == ["alpha==1.0", "pip==2.0"]
     assert no_temporaries(workspace)
 
 
@@ -224,14 +226,19 @@ def test_wheelhouse_lists_its_wheels(tmp_path, one_wheel):
     result = nnbox("build-submission", "wheelhouse", "-o", tmp_path / "w")
     assert result.exit_code == 0, result.output
     names = [Path(line).name for line in result.stdout.splitlines()]
-    assert names == ["alpha-1.0-py3-none-any.whl", f"nnunet_box-{__version__}-py3-none-any.whl"]
+    assert names == [
+        "alpha-1.0-py3-none-any.whl",
+        "pip-2.0-py3-none-any.whl",
+        f"nnunet_box-{__version__}-py3-none-any.whl",
+    ]
     again = nnbox("build-submission", "wheelhouse", "-o", tmp_path / "w", "--json")
     assert json.loads(again.stdout)["wheels"] == names
-    assert one_wheel == ["alpha==1.0"]
+    assert one_wheel == ["alpha==1.0", "pip==2.0"]
 
 
 def test_a_wheelhouse_by_option_is_used(workspace, engine, one_wheel, tmp_path):
     write_wheel(tmp_path / "w", "alpha", "1.0", {})
+    write_wheel(tmp_path / "w", "pip", "2.0", {})
     assert image(workspace, "--wheelhouse", tmp_path / "w").exit_code == 0
     assert one_wheel == []
     assert not (workspace / "wheelhouse").exists()
@@ -252,29 +259,6 @@ def test_without_an_engine_one_line_says_what_to_start(workspace, tmp_path, monk
     assert f"DOCKER_HOST={host}" in line
     assert "sudo systemctl start docker" in line
     assert not (workspace / "wheelhouse").exists()
-
-
-def test_each_reason_for_no_engine_has_its_own_advice(tmp_path, monkeypatch):
-    def reason(*, host: str | None, sock: Path, installed: bool, allowed: bool = True) -> str:
-        if host is None:
-            monkeypatch.delenv("DOCKER_HOST", raising=False)
-        else:
-            monkeypatch.setenv("DOCKER_HOST", host)
-        monkeypatch.setattr(docker_engine, "DEFAULT_SOCKET", sock)
-        monkeypatch.setattr(docker_engine.shutil, "which", lambda name: "/usr/bin/docker" if installed else None)
-        monkeypatch.setattr(docker_engine.os, "access", lambda path, mode: allowed)
-        line = docker_engine._why_unavailable(Exception("Error while fetching server API version: refused\nmore"))
-        assert "\n" not in line
-        return line
-
-    absent, present = tmp_path / "absent.sock", tmp_path / "present.sock"
-    present.touch()
-    assert "install Docker" in reason(host=None, sock=absent, installed=False)
-    assert "not running: sudo systemctl start docker" in reason(host=None, sock=absent, installed=True)
-    assert "usermod -aG docker" in reason(host=None, sock=present, installed=True, allowed=False)
-    assert "does not answer (refused): sudo systemctl restart docker" in reason(host=None, sock=present, installed=True)
-    assert "podman.socket" in reason(host=f"unix://{absent}", sock=present, installed=True)
-    assert "DOCKER_HOST=tcp://far:2375" in reason(host="tcp://far:2375", sock=present, installed=True)
 
 
 def test_a_socket_nobody_listens_on_is_no_engine(tmp_path, monkeypatch):

@@ -74,11 +74,9 @@ REAL = [pytest.param("docker", marks=pytest.mark.docker), pytest.param("podman",
 
 def real_engine(request: pytest.FixtureRequest) -> DockerEngine:
     """The engine of the fixture's parameter, connected."""
-    from conftest import podman_host
-
     with pytest.MonkeyPatch.context() as environment:
         if request.param == "podman":
-            environment.setenv("DOCKER_HOST", str(podman_host(request.config)))
+            environment.setenv("DOCKER_HOST", request.getfixturevalue("podman_address"))
         engine = DockerEngine()
         assert engine.facts.name == request.param
     return engine
@@ -145,9 +143,9 @@ def ours(engine: DockerEngine, image: str) -> list[str]:
     return [entry["Id"] for entry in engine._api.containers(all=True) if entry["ImageID"].endswith(identifier[-64:])]
 
 
-def test_build_inspect_save_load_remove(engine, base, tag, tmp_path):
+def test_build_inspect_save_load_remove(engine, tag, tmp_path):
     lines: list[str] = []
-    identifier = engine.build(context(base), tag, lines.append)
+    identifier = engine.build(context("scratch"), tag, lines.append)
     assert any(line.startswith("Step ") and line.endswith(" : COPY notes.txt /notes.txt") for line in lines)
     facts = engine.inspect(tag)
     assert facts.identifier == identifier
@@ -180,9 +178,9 @@ def test_build_inspect_save_load_remove(engine, base, tag, tmp_path):
     assert engine.inspect(tag).identifier == identifier
 
 
-def test_a_compressed_archive_is_the_same_each_time_and_loads(engine, base, tag, tmp_path):
-    dockerfile = "FROM {base}\nCOPY notes.txt /notes.txt\n"
-    identifier = engine.build(context(base, dockerfile), tag, lambda line: None)
+def test_a_compressed_archive_is_the_same_each_time_and_loads(engine, tag, tmp_path):
+    dockerfile = 'FROM {base}\nCOPY notes.txt /notes.txt\nCMD ["x"]\n'
+    identifier = engine.build(context("scratch", dockerfile), tag, lambda line: None)
     for name in ("a.tar.gz", "b.tar.gz"):
         engine.save(tag, tmp_path / name)
     first = (tmp_path / "a.tar.gz").read_bytes()
@@ -302,7 +300,9 @@ def test_run_gives_streams_exit_code_and_mounts(real, image, tmp_path):
 def test_a_folder_that_is_not_there_is_not_made(real, image, tmp_path, monkeypatch):
     with pytest.raises(InvalidData, match="/in"):
         real.run(image, mounts=[Mount(tmp_path / "absent", "/in")])
-    # As for an engine on another machine, which sees other folders.
+    assert not (tmp_path / "absent").exists()
+    if real.facts.is_podman:
+        return  # as a service on another machine it makes an empty folder there, and nobody here can prevent it
     monkeypatch.setattr(docker_engine, "require_sources", lambda mounts: None)
     with pytest.raises(NnboxError, match="another machine"):
         real.run(image, mounts=[Mount(tmp_path / "absent", "/in")])
@@ -350,7 +350,7 @@ def test_init_is_the_first_process(real, image):
     assert real.run(image, ["import os; print(os.getpid() > 1)"], limits=RunLimits(init=True)).stdout == "True\n"
 
 
-def test_the_peak_of_memory_is_measured(real, image, monkeypatch):
+def test_the_peak_of_memory_is_measured(request, real, image, monkeypatch):
     program = "import time; a = bytearray(200 << 20); del a; time.sleep(1.5)"
     result = real.run(image, [program])
     assert 200 << 20 <= result.peak_memory_bytes < 400 << 20
@@ -358,14 +358,16 @@ def test_the_peak_of_memory_is_measured(real, image, monkeypatch):
 
     # As for an engine on another machine: it is asked, and sees what is held when it is asked.
     monkeypatch.setattr(real, "_group", lambda container: None)
-    monkeypatch.setattr("nnbox_containers.docker_run.connect", lambda: real._api)
+    if real.facts.is_podman:
+        monkeypatch.setenv("DOCKER_HOST", request.getfixturevalue("podman_address"))
     held = "import time; a = bytearray(200 << 20); time.sleep(3)"
     assert 200 << 20 <= real.run(image, [held]).peak_memory_bytes < 400 << 20
 
 
 def test_more_memory_than_allowed_is_told_apart_from_a_failure(real, image):
-    # Piece by piece, and with a parent that lives on: what the kernel ends is then not the container's first process.
-    program = "import subprocess, sys, time; a = subprocess.run([sys.executable, '-c', 'bytearray(300 << 20)']); time.sleep(1); sys.exit(5)"
+    # What the kernel ends is not the container's first process, which lives on.
+    child = "subprocess.run([sys.executable, '-c', 'bytearray(300 << 20)'])"
+    program = f"import subprocess, sys, time; {child}; time.sleep(1); sys.exit(5)"
     result = real.run(image, [program], limits=RunLimits(memory_bytes=128 << 20, seconds=60))
     assert result.killed_for_memory
     assert result.exit_code == 5
@@ -423,7 +425,8 @@ def test_a_command_that_does_not_exist_cannot_start(real, image):
 def test_another_processors_program_is_explained(real, real_base):
     name = f"nnbox-test-{uuid.uuid4().hex[:12]}:1"
     # A program for another processor, as far as this kernel cares: the right magic number, no known machine.
-    foreign = "FROM {base}\nRUN head -c 64 /usr/bin/python3 > /x && printf '\\377\\377' | dd of=/x bs=1 seek=18 conv=notrunc && chmod +x /x\n"
+    mark = "printf '\\377\\377' | dd of=/x bs=1 seek=18 conv=notrunc"
+    foreign = f"FROM {{base}}\nRUN head -c 64 /usr/bin/python3 > /x && {mark} && chmod +x /x\n"
     real.build(context(real_base, foreign), name, lambda line: None)
     try:
         with pytest.raises(StartFailed, match="architecture"):

@@ -11,10 +11,11 @@ import tarfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from container_samples import PROBE_ENTRY, make_bundle, probe_wheel, write_wheel
+from container_samples import PROBE_ENTRY, make_bundle, pip_wheel, probe_wheel, write_wheel
 from image_samples import own_stage, remove_stages
 
 from nnbox_containers.build import ImageRecipe, build_image, check_base, files_sha256, image_recipe
@@ -45,7 +46,7 @@ def probe_recipe(folder: Path, tag: str, base: str, entry: str = PROBE_ENTRY) ->
         load_bundle(folder / "bundle"),
         FOLDER,
         [Pin("alpha", "1.0")],
-        [needed, program],
+        [needed, pip_wheel(folder / "wheels"), program],
         tag=tag,
         base_image=base,
         base_identifier="sha256:base",
@@ -63,6 +64,7 @@ def test_the_context_holds_wheels_bundle_profile_bill_and_nothing_else(tmp_path)
         "nnbox/profile.json",
         "nnbox/requirements.txt",
         "nnbox/sbom.cdx.json",
+        f"pip/pip-{version('pip')}-py3-none-any.whl",
         "program/nnunet_box-0.0.1-py3-none-any.whl",
         "requirements.txt",
         "start/nnbox-predict",
@@ -74,7 +76,13 @@ def test_the_bundle_in_the_context_says_what_it_was_told(tmp_path, bundle_folder
     (bundle_folder / "notes.txt").write_text("patient names")
     told = load_bundle(bundle_folder).model_copy(update={"challenge": "liver", "postprocessing": Postprocessing()})
     recipe = image_recipe(
-        bundle_folder, told, FOLDER, [], [tmp_path / "own-1-py3-none-any.whl"], tag="a:1", base_image="b"
+        bundle_folder,
+        told,
+        FOLDER,
+        [],
+        [tmp_path / "pip-1-py3-none-any.whl", tmp_path / "own-1-py3-none-any.whl"],
+        tag="a:1",
+        base_image="b",
     )
     files = {file.name: file.source for file in recipe.context.files}
     assert not [name for name in files if "notes" in name]

@@ -13,15 +13,16 @@ from image_samples import LABELS, SHAPE, ProfileImage, given_case, label_map, vo
 
 from nnbox_containers.engine import RunLimits
 from nnbox_containers.profiles import PROFILES
-from nnbox_containers.staging import Start, files_left, stage
+from nnbox_containers.staging import DRIVER_MARK, Start, files_left, stage
 from nnunet_box.bundle import load_bundle
 from nnunet_box.inference.ensemble import InferenceOptions, predict_case
 from nnunet_box.inference.torch_runtime import choose_device, plan_network
 
 pytestmark = pytest.mark.docker
 Build = Callable[[str], ProfileImage]
-AGREE = 0.9999
-"""Share of voxels that must have the label torch gives here (the image computes with OpenVINO)."""
+AGREE = 0.998
+"""Share of the 1260 voxels that must have the label torch gives here: the image computes with OpenVINO, and where two
+labels of a random network tie, rounding decides."""
 
 
 @pytest.fixture(params=PROFILES)
@@ -66,7 +67,7 @@ def test_it_writes_what_the_organiser_takes_and_nothing_else(image, expected, tm
             assert found.dtype == np.uint8
             assert found.shape == SHAPE
             assert np.mean(found == truth) >= AGREE
-            assert len(np.unique(truth)) > 1
+            assert len(np.unique(truth)) == 3
             if profile.output_suffixes:
                 assert file.endswith(profile.output_suffixes)
         assert left == (["run.json"] if profile.record else [])
@@ -75,23 +76,17 @@ def test_it_writes_what_the_organiser_takes_and_nothing_else(image, expected, tm
 
 
 def test_a_damaged_case_ends_with_a_message_and_no_file(image, tmp_path):
-    for one in staged(image, tmp_path):
-        damaged = next(
-            path
-            for path in sorted(tmp_path.rglob("*"))
-            if path.name.startswith(("one", "image_0", "two"))
-            and path.is_file()
-            and path.is_relative_to(one.output.parent)
-        )
-        damaged.write_bytes(b"no image")
-        result = start(image, one, image.profile.strictest)
-        said = result.stdout + result.stderr
-        # The driver of an HTTP server tells that it was not answered with 201.
-        assert result.exit_code == (1 if image.profile.entry == "http" else 3), said
-        assert damaged.name in said
-        assert "Traceback" not in said
-        left = {name for name in files_left(one) if not name.startswith("image_") and name != "run.json"}
-        assert left == ({"two.nii.gz"} if len(one.cases) > 1 else set())
+    one = staged(image, tmp_path)[0]
+    (damaged, *_) = sorted(path for path in one.output.parent.rglob("*") if path.name.endswith((".mha", ".nii.gz")))
+    damaged.write_bytes(b"no image")
+    result = start(image, one, image.profile.strictest)
+    said = result.stdout + result.stderr
+    # The driver of an HTTP server tells that it was not answered with 201.
+    assert result.exit_code == (1 if image.profile.entry == "http" else 3), said
+    assert damaged.name in said
+    assert "Traceback" not in said
+    left = {name for name in files_left(one) if name not in (damaged.name, "run.json")}
+    assert left == ({"two.nii.gz"} if len(one.cases) > 1 else set())
 
 
 def test_the_image_says_who_it_is(image):
@@ -130,16 +125,13 @@ def test_profiles_share_every_layer_up_to_the_model(profile_image):
 def test_a_server_answers_twice_and_ends_on_sigterm(profile_image, tmp_path):
     image = profile_image("grand-challenge-invoke")
     one = staged(image, tmp_path)[0]
-    twice = tuple(
-        word.replace('told["invoke"] = ask(', 'ask("POST", "/invoke", 60); told["invoke"] = ask(')
-        for word in one.command
-    )
+    asked = 'told["invoke"] = ask('
+    twice = tuple(word.replace(asked, f'ask("POST", "/invoke", 60); {asked}') for word in one.command)
     assert twice != one.command
     result = image.engine.run(image.tag, twice, one.mounts, image.profile.strictest, one.entrypoint)
     assert result.exit_code == 0, result.stderr
-    told = json.loads(
-        next(line for line in result.stdout.splitlines() if line.startswith("nnbox-driver ")).partition(" ")[2]
-    )
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith(DRIVER_MARK)]
+    told = json.loads(line.removeprefix(DRIVER_MARK))
     assert told["invoke"] == 201
     assert told["exit_code"] == 143
     assert told["stop_seconds"] < 5

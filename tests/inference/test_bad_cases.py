@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.inference import entry, folder
 from nnunet_box.inference.ensemble import InferenceOptions
 from nnunet_box.inference.folder import CasesFailed, Predictor, exporter, input_cases, predict_folder
+from nnunet_box.inference.mounts import check_readable, check_writable
 from nnunet_box.inference.torch_runtime import choose_device, plan_network
 
 
@@ -80,6 +83,22 @@ def test_a_bad_case_does_not_cost_the_others(predictor: Predictor, tmp_path: Pat
     again = run(predictor, tmp_path, resume=True)
     assert [case.get("skipped", False) for case in again["cases"]] == [True, False, True]
     assert again["state"] == "done"
+
+
+def test_a_case_without_all_its_channels_does_not_cost_the_others(tmp_path: Path, capsys) -> None:
+    model = make_model(tmp_path / "model", ("T2", "FLAIR"))
+    for name in ("a_0000", "a_0001", "b_0001", "c_0000", "c_0001", "c_0002"):
+        write_image(tmp_path / "in" / f"{name}.nii.gz")
+    words = ["--bundle", model, "--input", tmp_path / "in", "--output", tmp_path / "out", "--no-mirroring"]
+    assert entry.main([str(word) for word in words]) == InvalidData.exit_code
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "run.json"]
+    errors = [case.get("error", "") for case in record_of(tmp_path / "out")["cases"]]
+    assert "b_0001.nii.gz: expected 2 channels a case; found 1" in errors[1]
+    assert "expected 2 channels a case; found 3" in errors[2]
+    # As many channels as wanted, but others: a mistake in the names of the whole folder, and nothing to predict.
+    (tmp_path / "in" / "c_0001.nii.gz").unlink()
+    with pytest.raises(InvalidData, match=r"2 channels of c; found channels \[0, 2\]"):
+        input_cases(tmp_path / "in", 2, None)
 
 
 def test_the_only_case_gives_its_own_message(predictor: Predictor, tmp_path: Path) -> None:
@@ -199,27 +218,23 @@ def test_the_input_folder_is_looked_at_first(predictor: Predictor, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A folder that every user may pass, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes on another user")
-def test_what_a_user_may_not_read_or_write_is_said_with_its_number(predictor: Predictor, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_image(tmp_path / "in" / f"{name}.nii.gz")
-    (tmp_path / "in" / "b.nii.gz").chmod(0o600)
-    (tmp_path / "closed").mkdir(mode=0o700)
-    for place in (*tmp_path.parents, tmp_path):
-        if place.stat().st_uid == 0 and str(place).startswith("/tmp/"):
-            place.chmod(0o755)
-    (tmp_path / "out").mkdir()
+def test_what_a_user_may_not_read_or_write_is_said_with_its_number(open_place: Path) -> None:
+    (open_place / "closed").mkdir(mode=0o700)
+    (open_place / "out").mkdir(mode=0o755)
     os.seteuid(12345)
     try:
-        with pytest.raises(InvalidData, match="closed: .* uid 0 may not read|closed: .* that uid"):
-            input_cases(tmp_path / "closed", 1, None)
-        with pytest.raises(NnboxError, match=r"out: uid [0-9]+ cannot write here \(Permission denied\)"):
-            run(predictor, tmp_path)
-        os.seteuid(0)
-        (tmp_path / "out").chmod(0o777)
-        os.seteuid(12345)
-        with pytest.raises(CasesFailed, match=r"b\.nii\.gz: expected .* found one that uid [0-9]+ may not read"):
-            run(predictor, tmp_path)
+        with pytest.raises(InvalidData, match=r"closed: .* one that uid 12345 may not read"):
+            check_readable(open_place / "closed")
+        with pytest.raises(NnboxError, match=r"out: uid 12345 cannot write here \(Permission denied\).*--user"):
+            check_writable(open_place / "out")
     finally:
         os.seteuid(0)
-    assert (tmp_path / "out" / "a.nii.gz").is_file()

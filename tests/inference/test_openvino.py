@@ -16,7 +16,7 @@ from nnunet_box.errors import InvalidData
 from nnunet_box.inference.openvino_runtime import OpenVinoRuntime, cpu_properties, openvino
 from nnunet_box.inference.torch_runtime import TorchRuntime
 from nnunet_box.network.unet import UNet
-from nnunet_box.planning.plan import Configuration
+from nnunet_box.planning.plan import Blocks, Configuration
 from nnunet_box.planning.variant import recipe
 
 VOLUME = Configuration(
@@ -46,6 +46,13 @@ DEEP = VOLUME.model_copy(
         "num_pool_per_axis": (3, 4, 4),
         "pool_kernel_sizes": ((1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
         "conv_kernel_sizes": ((1, 3, 3), *((3, 3, 3),) * 4),
+    }
+)
+IMPORTED = VOLUME.model_copy(
+    update={
+        "blocks": Blocks(
+            features=(16, 32, 48), encoder_convolutions=(1, 3, 2), decoder_convolutions=(2, 1), biases=True
+        )
     }
 )
 RELATIVE = 1e-4
@@ -79,6 +86,7 @@ CASES = [
     (VOLUME, 1, 3, ("no-norm",)),
     (VOLUME, 1, 3, ("relu",)),
     (DEEP, 2, 3, ("deep-supervision", "sgd-poly")),
+    (IMPORTED, 1, 3, ()),
 ]
 
 
@@ -118,6 +126,7 @@ def test_a_result_is_kept_when_the_next_is_computed(tmp_path):
         (lambda state: state.update({"encoder.0.2.0.weight": torch.zeros(30, 30, 1, 3, 3)}), r"encoder\.0\.2\.0"),
         (lambda state: state.update({"encoder.0.0.1.running_mean": torch.zeros(30)}), "running_mean"),
         (lambda state: state.pop("head.weight"), "none"),
+        (lambda state: state.update({"head.bias": torch.zeros(3)}), r"head\.bias"),
     ],
 )
 def test_weights_of_another_network_are_refused(tmp_path, change, found):
