@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nnbox_containers.context import CHUNK_BYTES, BuildContext, ContextFile
 from nnbox_containers.checks import NO_CHALLENGE
+from nnbox_containers.context import CHUNK_BYTES, BuildContext, ContextFile
 from nnbox_containers.dockerfile import COMMAND, COMMAND_TEXT, SCRIPT, SCRIPT_TEXT, render_dockerfile
 from nnbox_containers.engine import BuildFailed, ContainerEngine, ImageFacts, LineListener, StartFailed
 from nnbox_containers.front_end import image_contract
