@@ -2,8 +2,8 @@
 
 python benchmarks/nnunet_parity.py --peer-python PEER/bin/python --model MODEL_FOLDER --images imagesTs -o result.json
 
-The peer is nnunetv2 2.8.1 in an environment of its own (``make peer``). Both run on the CPU with the same number of
-threads, one after the other, each in a process of its own. A cascade is given with ``--previous-stage``.
+The peer is nnunetv2 2.8.1 in an environment of its own (``make peer``). Both run on the CPU, on the same cores, one
+after the other, each in a process of its own. A cascade is given with ``--previous-stage``.
 """
 
 from __future__ import annotations
@@ -129,7 +129,10 @@ def _run(command: Sequence[str], threads: int) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
     if command[0] != sys.executable:
         environment.pop("PYTHONPATH", None)
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    # Neither torch's nor OpenVINO's own settings bind the other; the cores a process may use bind both.
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
+    pinned = ["taskset", "-c", cores, *command]
+    done = subprocess.run(pinned, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command[:3])}: exit code {done.returncode}")
     return done.stdout

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from nnbox_containers.checks import NO_CHALLENGE
 from nnbox_containers.context import CHUNK_BYTES, BuildContext, ContextFile
 from nnbox_containers.dockerfile import COMMAND, COMMAND_TEXT, SCRIPT, SCRIPT_TEXT, render_dockerfile
 from nnbox_containers.engine import BuildFailed, ContainerEngine, ImageFacts, LineListener, StartFailed
@@ -48,21 +49,21 @@ class ImageRecipe:
     context: BuildContext
 
 
-def agreed_challenge(folder: Path, bundle: Bundle, challenge: str | None) -> str:
+def agreed_challenge(folder: Path, bundle: Bundle, challenge: str | None) -> str | None:
     """The challenge an image is for: the bundle's, or the one asked for where the bundle names none.
+
+    None where neither names one: the image then reads a plain folder of cases.
 
     Raises
     ------
-    UsageError: the two differ, or neither names one.
+    UsageError: the two differ.
     """
-    if challenge is None and bundle.challenge is None:
-        raise UsageError(f"{folder}: the bundle names no challenge; add --challenge (nnbox challenges lists them).")
     if challenge is not None and bundle.challenge not in (None, challenge):
         raise UsageError(
             f"{folder}: the bundle is for the challenge {bundle.challenge}, not {challenge}: "
             f"--challenge {bundle.challenge}, or name another DATASET."
         )
-    return challenge or str(bundle.challenge)
+    return challenge or bundle.challenge
 
 
 def bundle_files(folder: Path, bundle: Bundle) -> tuple[ContextFile, ...]:
@@ -98,10 +99,9 @@ def image_recipe(
 
     Raises
     ------
-    UsageError: the bundle names no challenge, so the image would not know whose test layout it reads; or the organiser
-    mounts no model.
+    UsageError: the organiser mounts no model.
     """
-    challenge = agreed_challenge(folder, bundle, bundle.challenge)
+    challenge = bundle.challenge
     if weights_apart and profile.model is None:
         raise UsageError(f"Profile {profile.name} mounts no model; build the image with its weights inside.")
     bundled = bundle_files(folder, bundle)
@@ -109,7 +109,7 @@ def image_recipe(
     requirements = locked_requirements(pins, needed).encode()
     labels = image_labels(bundle, profile, base_image, base_identifier) | {
         "org.nnunet-box.runtime": runtime,
-        "org.nnunet-box.challenge": challenge,
+        "org.nnunet-box.challenge": challenge or NO_CHALLENGE,
         "org.nnunet-box.model.sha256": files_sha256(bundled),
         "org.nnunet-box.lock.sha256": hashlib.sha256(requirements).hexdigest(),
     }

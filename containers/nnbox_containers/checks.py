@@ -14,6 +14,8 @@ OWN = "org.nnunet-box."
 """Prefix of this program's own labels."""
 
 NEEDED_LABELS = ("runtime", "challenge", "profile", "model.sha256", "lock.sha256")
+NO_CHALLENGE = "none"
+"""The challenge label of an image that reads a plain folder of cases."""
 OCI_LABELS = ("title", "version", "created", "base.name")
 ROOT = {"", "0", "root"}
 REBUILD = "Build it again: nnbox build-submission image."

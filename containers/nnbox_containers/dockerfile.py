@@ -49,9 +49,11 @@ def start_instructions(profile: Profile) -> list[str]:
     return [*lines, f"ENTRYPOINT {json.dumps([VENV_PYTHON, '-m', ENTRY_MODULE])}"]
 
 
-def import_check(challenge: str, runtime: str) -> list[str]:
+def import_check(challenge: str | None, runtime: str) -> list[str]:
     """A command that fails unless all that the program, its runtime and the challenge's adapter import is there."""
     program = f"import {ENTRY_MODULE}; import nnunet_box.inference.jobs; {RUNTIME_CHECKS[runtime]}"
+    if challenge is None:
+        return [VENV_PYTHON, "-c", program]
     adapter = f"(found,) = entry_points(group={ADAPTERS!r}, name={challenge!r}); found.load()"
     return [VENV_PYTHON, "-c", f"{program}; from importlib.metadata import entry_points; {adapter}"]
 
@@ -59,7 +61,7 @@ def import_check(challenge: str, runtime: str) -> list[str]:
 def render_dockerfile(
     profile: Profile,
     base_image: str,
-    challenge: str,
+    challenge: str | None,
     labels: Mapping[str, str],
     weights_apart: bool = False,
     runtime: str = "cuda",

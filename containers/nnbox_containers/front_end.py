@@ -73,6 +73,8 @@ def image_contract(
 def describe(contract: Contract, channel_names: Sequence[str]) -> list[str]:
     """What was decided, a line each, for the person who builds the image."""
     kind = {"sockets": "input socket", "case-folders": "files ending in"}.get(contract.layout, "")
+    if contract.layout == "folder" and contract.challenge is None:
+        return ["no challenge: the image reads a plain folder, a file a case, or CASE_0000, CASE_0001 for channels"]
     lines = [f"{name}: {kind} {word}" for name, word in zip(channel_names, contract.channels, strict=False)]
     return lines + ([f"label map: output socket {contract.output_socket}"] if contract.output_socket else [])
 

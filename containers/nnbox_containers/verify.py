@@ -13,7 +13,7 @@ from typing import Any
 from nnbox_containers.archive_inspector import ArchiveFacts, inspect_archive
 from nnbox_containers.build import bundle_files, files_sha256
 from nnbox_containers.case_run import StartResult, case_checks, run_starts, start_checks, stop_check
-from nnbox_containers.checks import OWN, REBUILD, Check, archive_checks, first_failure, image_checks
+from nnbox_containers.checks import NO_CHALLENGE, OWN, REBUILD, Check, archive_checks, first_failure, image_checks
 from nnbox_containers.engine import ContainerEngine, ImageFacts
 from nnbox_containers.inside import Inside
 from nnbox_containers.profile import Profile
@@ -176,7 +176,8 @@ def model_checks(facts: ImageFacts, inside: Inside, profile: Profile, folder: Pa
         apart = profile.model is not None
         found = inside.problem or ("none; it is mounted" if apart else "none")
         yield Check("model", apart and not inside.problem, "a bundle in the image", found, REBUILD)
-        shipped = bundle.model_copy(update={"challenge": facts.labels.get(f"{OWN}challenge", bundle.challenge)})
+        named = facts.labels.get(f"{OWN}challenge", bundle.challenge)
+        shipped = bundle.model_copy(update={"challenge": None if named == NO_CHALLENGE else named})
     else:
         # A budget may have left out folds, never added any.
         same = shipped.plan == bundle.plan and set(shipped.weights_files) <= set(bundle.weights_files)

@@ -122,7 +122,7 @@ def image(
     wheels_folder = wheelhouse or workspace / "wheelhouse"
     folder, found = _find_bundle(workspace, dataset, challenge)
     shipped = _shipped(found, build.agreed_challenge(folder, found, challenge), postprocess)
-    needs = image_needs(choose_runtime(runtime), str(shipped.challenge), organiser.output_suffixes)
+    needs = image_needs(choose_runtime(runtime), shipped.challenge, organiser.output_suffixes)
     if budget_per_case is not None and not dry_run:
         shipped = fit_bundle(folder, shipped, budget_per_case, budget_case, needs.runtime)
     name = checked_tag or default_tag(shipped.dataset, __version__)
@@ -277,7 +277,7 @@ def _only_bundle(workspace: Path, challenge: str | None) -> str:
     return ready[0]
 
 
-def _shipped(bundle: Bundle, challenge: str, rule: PostprocessingRule) -> Bundle:
+def _shipped(bundle: Bundle, challenge: str | None, rule: PostprocessingRule) -> Bundle:
     """The bundle as the image holds it, with the challenge and the postprocessing asked for."""
     from nnunet_box.evaluation.postprocessing import Postprocessing, largest_foreground
 

@@ -85,6 +85,7 @@ def predict_case(
                 else labels_on_source([known], logits=plan.steps.average_logits)
             )
         prepared = prepare_case(image, spacing, None, plan, configuration)
+        outside_of = prepared.mask if plan.steps.separate_outside else None
         networks: Iterator[Runtime] = (load_network(member, weights) for weights in member.weights)
         # A network that never saw a flip must not be asked about one.
         mirroring = options.mirroring and recipe(member.variants).mirroring
@@ -95,7 +96,7 @@ def predict_case(
             len(plan.labels),
             mirroring,
             plan.steps.weighting if options.weighting == "gaussian" else options.weighting,
-            None if labels is None else labels_on_grid(labels, prepared.placement),
+            None if labels is None else labels_on_grid(labels, prepared.placement, outside_of),
             configuration.mirrors,
             plan.steps.average_logits,
             plan.steps.half_precision,

@@ -22,6 +22,7 @@ class Conventions:
     is treated apart. network_grid_first: on the way back the network's spacing decides which axis is treated apart, and
     the file's only after it. average_logits: networks, windows and mirrored copies are averaged before the softmax.
     half_precision: sums over windows and networks, and what is resampled of them, are rounded to float16.
+    separate_outside: a previous stage's background is resampled as two labels, inside and outside the nonzero mask.
     weighting: the Gaussian's name in ``inference/tiles.py``.
     """
 
@@ -30,6 +31,7 @@ class Conventions:
     network_grid_first: bool = False
     average_logits: bool = False
     half_precision: bool = False
+    separate_outside: bool = False
     weighting: str = "gaussian"
 
 
@@ -41,6 +43,7 @@ CONVENTIONS: dict[str, Conventions] = {
         network_grid_first=True,
         average_logits=True,
         half_precision=True,
+        separate_outside=True,
         weighting="gaussian-v2",
     ),
 }

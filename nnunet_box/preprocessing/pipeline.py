@@ -78,12 +78,13 @@ class PreparedCase:
     """A case on the network's grid, in the network's axes.
 
     image: (C, Z, Y, X) float32. labels: (Z, Y, X) int8, -1 outside the nonzero mask where the plan uses it; None
-        without labels.
+        without labels. mask: nonzero voxels (Z, Y, X) of what was kept, on the file's grid.
     """
 
     image: NDArray[np.float32]
     labels: NDArray[np.int8] | None
     placement: Placement
+    mask: NDArray[np.bool_] | None = None
 
 
 def target_spacing(configuration: Configuration, spacing: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -138,7 +139,7 @@ def prepare_case(
         prepared_labels[on_grid == outside_value] = -1
         prepared_labels = np.ascontiguousarray(prepared_labels.transpose(axes))
     turned = np.ascontiguousarray(resampled.transpose(0, *(axis + 1 for axis in axes)))
-    return PreparedCase(turned, prepared_labels, placement)
+    return PreparedCase(turned, prepared_labels, placement, mask[inside])
 
 
 def case_placement(

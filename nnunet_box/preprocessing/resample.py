@@ -42,9 +42,13 @@ def low_resolution_axis(spacing: tuple[float, ...], target: tuple[float, ...]) -
     """
     for candidate in (spacing, target):
         if max(candidate) / min(candidate) > ANISOTROPY_THRESHOLD:
-            coarsest = [axis for axis, value in enumerate(candidate) if value == max(candidate)]
-            return coarsest[0] if len(coarsest) == 1 else None
+            return _coarsest_axis(candidate)
     return None
+
+
+def _coarsest_axis(spacing: tuple[float, ...]) -> int | None:
+    coarsest = [axis for axis, value in enumerate(spacing) if value == max(spacing)]
+    return coarsest[0] if len(coarsest) == 1 else None
 
 
 def axis_orders(
@@ -64,8 +68,7 @@ def apart_axis(spacing: tuple[float, ...], target: tuple[float, ...], rule: str)
     the axis of the coarsest ``spacing``, unless two share it.
     """
     if rule == "always":
-        coarsest = [axis for axis, value in enumerate(spacing) if value == max(spacing)]
-        return coarsest[0] if len(coarsest) == 1 else None
+        return _coarsest_axis(spacing)
     return low_resolution_axis(spacing, target) if rule == "auto" else None
 
 

@@ -135,7 +135,8 @@ def test_a_bundle_for_another_challenge_is_refused(workspace, engine):
 
 def test_a_bundle_without_challenge_takes_the_one_asked_for(tmp_path, engine):
     make_bundle(tmp_path / "bundles" / "own", challenge=None, dataset="own")
-    assert isinstance(image(tmp_path).exception, UsageError)
+    assert image(tmp_path, "--tag", "mine:1").exit_code == 0
+    assert engine.images["mine:1"].labels["org.nnunet-box.challenge"] == "none"
     assert image(tmp_path, "--challenge", "acdc", "--tag", "mine:2").exit_code == 0
     assert engine.images["mine:2"].labels["org.nnunet-box.challenge"] == "acdc"
     assert isinstance(image(tmp_path, "--challenge", "no-such").exception, UsageError)

@@ -202,6 +202,18 @@ def write_model(
     return folder
 
 
+def cascade_folders(results: Path) -> tuple[Path, Path]:
+    """The folders of a cascade's two stages, named as nnU-Net names them."""
+    lower = configuration(3, (3.0, 2.0, 2.0)) | {"next_stage": "3d_cascade_fullres"}
+    upper = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    plan = plans({"3d_lowres": lower, "3d_fullres": configuration(3), "3d_cascade_fullres": upper})
+    first = write_model(results / "nnUNetTrainer__nnUNetPlans__3d_lowres", "3d_lowres", plan=plan)
+    second = write_model(
+        results / "nnUNetTrainer__nnUNetPlans__3d_cascade_fullres", "3d_cascade_fullres", plan=plan, inputs=3
+    )
+    return first, second
+
+
 def run_network(weights: Mapping[str, Tensor], image: Tensor) -> Tensor:
     """Logits of (B, C, ...) by nnU-Net's own names, with torch's functions and none of our modules."""
     dimensions = image.ndim - 2

@@ -11,6 +11,7 @@ import pytest
 import torch
 from nnunet_samples import (
     FEATURES,
+    cascade_folders,
     checkpoint,
     configuration,
     old_form,
@@ -229,18 +230,6 @@ def test_other_resampling_orders_are_kept(tmp_path: Path) -> None:
     assert resampling is not None
     assert resampling.image.model_dump() == {"order": 1, "order_apart": 1, "apart": "always"}
     assert resampling.outputs.model_dump() == {"order": 1, "order_apart": 0, "apart": "never"}
-
-
-def cascade_folders(results: Path) -> tuple[Path, Path]:
-    """The folders of a cascade's two stages, named as nnU-Net names them."""
-    lower = configuration(3, (3.0, 2.0, 2.0)) | {"next_stage": "3d_cascade_fullres"}
-    upper = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
-    plan = plans({"3d_lowres": lower, "3d_fullres": configuration(3), "3d_cascade_fullres": upper})
-    first = write_model(results / "nnUNetTrainer__nnUNetPlans__3d_lowres", "3d_lowres", plan=plan)
-    second = write_model(
-        results / "nnUNetTrainer__nnUNetPlans__3d_cascade_fullres", "3d_cascade_fullres", plan=plan, inputs=3
-    )
-    return first, second
 
 
 def test_a_cascade_brings_its_first_stage(tmp_path: Path) -> None:
