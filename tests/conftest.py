@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import os
 from pathlib import Path
 
@@ -15,6 +16,13 @@ PODMAN_SOCKETS = (
 )
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_DATA_PLACES = (REPOSITORY / "shared" / "data", REPOSITORY.parent / "shared" / "data")
+
+
+def pytest_configure() -> None:
+    # A shell starts what it puts into the background with SIGINT ignored, and every process below inherits that: the
+    # tests of Ctrl-C would wait for an end that never comes.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
