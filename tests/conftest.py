@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import signal
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,13 +16,6 @@ PODMAN_SOCKETS = (
 )
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_DATA_PLACES = (REPOSITORY / "shared" / "data", REPOSITORY.parent / "shared" / "data")
-
-
-def pytest_configure() -> None:
-    # A shell starts what it puts into the background with SIGINT ignored, and every process below inherits that: the
-    # tests of Ctrl-C would wait for an end that never comes.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,10 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--base-image", default="nnbox-base:bookworm", help="Base image of docker tests that build one.")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "podman: needs Podman's service (.ci/podman.sh); skipped where it does not answer"
-    )
+def pytest_configure() -> None:
+    # A shell starts what it puts into the background with SIGINT ignored, and every process below inherits that: the
+    # tests of Ctrl-C would wait for an end that never comes.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def real_data_folder(config: pytest.Config) -> Path | None:
