@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import resource
 import sys
 import time
@@ -176,7 +177,9 @@ def predict_folder(
     check_writable(output)
     sweep_temporaries(output)
     first = FirstWindow(predictor.load_network)
-    predictor = replace(predictor, load_network=first.load)
+    # Several networks are loaded one at a time, so that memory does not grow with their number; one may stay.
+    alone = sum(member.networks for member in predictor.members) == 1
+    predictor = replace(predictor, load_network=functools.cache(first.load) if alone else first.load)
     records: list[dict[str, Any]] = []
     run: dict[str, Any] = {
         "schema_version": 1,

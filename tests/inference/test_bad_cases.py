@@ -6,6 +6,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -238,3 +239,21 @@ def test_what_a_user_may_not_read_or_write_is_said_with_its_number(open_place: P
             check_writable(open_place / "out")
     finally:
         os.seteuid(0)
+
+
+@pytest.mark.parametrize(("folds", "loads"), [(1, 1), (2, 6)])
+def test_a_network_that_is_alone_is_loaded_once_and_several_one_at_a_time(
+    predictor: Predictor, tmp_path: Path, folds: int, loads: int
+) -> None:
+    for name in "abc":
+        write_image(tmp_path / "in" / f"{name}.nii.gz")
+    loaded = []
+
+    def counted(member, weights):
+        loaded.append(weights)
+        return predictor.load_network(member, weights)
+
+    member = predictor.members[0]
+    members = [replace(member, weights=(member.weights[0],) * folds)]
+    run(Predictor(predictor.bundle, members, counted, predictor.options), tmp_path)
+    assert len(loaded) == loads
