@@ -3,16 +3,18 @@
 
 PYTHON ?= python3
 VENV := .venv
+PEER := .venv-peer
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test break-rules lint format wheel clean help
+.PHONY: demo test test-peer break-rules lint format wheel clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   the whole chain on a small synthetic ACDC-like cohort, in minutes"
 	@echo "make test   the test suite; make test ARGS='-k plan' passes arguments to pytest"
+	@echo "make test-peer  imported nnU-Net models beside nnunetv2 itself, which gets an environment of its own"
 	@echo "make break-rules   break each rule of docs/fidelity.md and see its test fail; half an hour"
 	@echo "make lint   ruff, mypy and import-linter"
 	@echo "make wheel  dist/*.whl"
@@ -37,6 +39,18 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
+# The same torch as ours comes first: alone, nnunetv2 would fetch the newest, which may be one for CUDA of several GB.
+$(PEER)/.ready: constraints.txt
+	rm -rf $(PEER)
+	$(PYTHON) -m venv $(PEER)
+	grep '^torch==' constraints.txt > $(PEER)/torch.txt
+	$(PEER)/bin/python -m pip install --quiet -r $(PEER)/torch.txt
+	$(PEER)/bin/python -m pip install --quiet -c $(PEER)/torch.txt nnunetv2==2.8.1
+	@touch $@
+
+test-peer: $(READY) $(PEER)/.ready
+	NNBOX_PEER_PYTHON=$(PEER)/bin/python $(BIN)/python -m pytest -m peer tests/importing $(ARGS)
+
 break-rules: $(READY)
 	$(BIN)/python tests/fidelity/break_rules.py $(ARGS)
 
@@ -54,4 +68,4 @@ wheel: $(READY)
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage
+	rm -rf $(VENV) $(PEER) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage

@@ -4,8 +4,9 @@
 
 MODEL_FOLDER is what nnunetv2 trains into (``plans.json``, ``dataset.json``, ``fold_0/checkpoint_final.pth``). The
 usual way: one stage, ``pip install nnunetv2``, the model copied in, ``nnUNetv2_predict_from_modelfolder`` on ``/input``
-and ``/output``. ``--wheels`` takes them from a folder through a server on this machine instead of from the index; torch
-is a CPU build then if the folder's is (an image with CUDA is several gigabytes larger).
+and ``/output``. ``--wheels`` takes them from a folder (``pip wheel torch==2.13.0 nnunetv2==2.8.1``) through a server on
+this machine instead of from the index; torch is a CPU build then if the folder's is (an image with CUDA is several
+gigabytes larger).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import threading
 from pathlib import Path
 
 REQUIREMENTS = ("torch==2.13.0", "nnunetv2==2.8.1")
+PORT = 8731
 MODEL_FILES = ("plans.json", "dataset.json")
 CHECKPOINT = "checkpoint_final.pth"
 DOCKERFILE = """FROM {base}
@@ -32,9 +34,9 @@ ENTRYPOINT {entrypoint}
 
 
 def serve(folder: Path) -> http.server.ThreadingHTTPServer:
-    """A server of the files of ``folder`` on a free port of this machine."""
+    """A server of the files of ``folder``, always on the same port: the engine's cache knows a step by its text."""
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", PORT), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 
@@ -50,7 +52,7 @@ def main() -> None:
     given = parser.parse_args()
     folds = given.folds.split(",")
     server = serve(given.wheels) if given.wheels else None
-    source = f"--no-index --find-links http://127.0.0.1:{server.server_address[1]}/" if server else ""
+    source = f"--no-index --find-links http://127.0.0.1:{PORT}/" if server else ""
     command = ["/opt/venv/bin/nnUNetv2_predict_from_modelfolder", "-i", "/input", "-o", "/output", "-m", "/model"]
     entrypoint = json.dumps([*command, "-f", *folds, "-device", "cpu"])
     with tempfile.TemporaryDirectory() as scratch:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from nnunet_box.errors import InvalidData
 from nnunet_box.evaluation.postprocessing import Postprocessing
@@ -47,6 +47,46 @@ class BundleMember(BaseModel):
         return (self,) if self.previous_stage is None else (*self.previous_stage.stages, self)
 
 
+class Trial(BaseModel):
+    """What was tried to fit a budget. seconds: of the trial case, measured or else estimated from those that were."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mirroring: bool
+    folds: int
+    members: tuple[str, ...]
+    seconds: float
+    measured: bool
+
+
+class BudgetRecord(BaseModel):
+    """How a bundle came to be cut to a time. margin: share of the budget left free, for machines that are slower than
+    the one measured on. start_seconds: allowed for a container's start. case: the one that was predicted.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    budget_seconds: float
+    margin: float
+    start_seconds: float
+    case: str
+    shape: tuple[int, ...]
+    trials: tuple[Trial, ...]
+
+
+class InferencePart(BaseModel):
+    """How a bundle is run. Absent from ``bundle.json`` (every bundle before 0.2): mirrored, with all networks.
+
+    folds: networks of each member, where a budget left some out; their weights are not in the bundle.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    mirroring: bool = True
+    folds: int | None = None
+    budget: BudgetRecord | None = None
+
+
 class Bundle(BaseModel):
     """``bundle.json``."""
 
@@ -59,6 +99,19 @@ class Bundle(BaseModel):
     members: tuple[BundleMember, ...]
     postprocessing: Postprocessing
     cross_validation_dice: float | None = None
+    inference: InferencePart | None = None
+
+    @property
+    def mirroring(self) -> bool:
+        """Whether predictions are averaged over mirrored copies, unless the caller says otherwise."""
+        return self.inference is None or self.inference.mirroring
+
+    @model_serializer(mode="wrap")
+    def _leave_out_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if self.inference is None:
+            values.pop("inference", None)
+        return values
 
     @property
     def labels(self) -> dict[int, str]:

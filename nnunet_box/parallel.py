@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from nnunet_box.errors import NnboxError
@@ -45,6 +42,11 @@ def map_cases(
         for item in track(items, what):
             yield item, function(item)
         return
+    # Here, so that whoever predicts case by case (an image, through an adapter) does not wait for them.
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     # Spawned workers read these when they load numpy; two levels of threads would only fight over the cores.
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
 LINE_EVERY_SECONDS = 15.0
+LEAST_TOLD = 0.01
+"""Before that share is done, the time left is anybody's guess."""
 
 
 def _left(seconds: float) -> str:
@@ -40,6 +43,34 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
             spoken = now
             left = f", {_left((now - started) / done * (total - done))} left" if total else ""
             say(f"{what}: {done}{f' of {total}' if total else ''}{left}")
+
+
+@contextmanager
+def bytes_done(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that is told (bytes done, bytes in all, about) and shows them with the time left, now and then.
+
+    A live bar on a terminal, plain lines elsewhere.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task(what, total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=max(done, total))
+        return
+    started = spoken = time.monotonic()
+
+    def listen(done: int, total: int) -> None:
+        nonlocal spoken
+        now = time.monotonic()
+        if now - spoken >= LINE_EVERY_SECONDS and done > total * LEAST_TOLD:
+            spoken = now
+            left = (now - started) / done * max(0, total - done)
+            say(f"{what}: {done / 1e6:.0f} of {total / 1e6:.0f} MB, {_left(left)} left")
+
+    yield listen
 
 
 def say(message: str) -> None:

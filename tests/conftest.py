@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import functools
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
+PODMAN_SOCKETS = (
+    "/run/nnbox-podman/podman.sock",
+    "/run/podman/podman.sock",
+    f"/run/user/{os.getuid()}/podman/podman.sock",
+)
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_DATA_PLACES = (REPOSITORY / "shared" / "data", REPOSITORY.parent / "shared" / "data")
 
@@ -18,7 +25,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-engine", action="store_true", help="Fail docker tests, instead of skipping, without an engine."
     )
+    parser.addoption(
+        "--podman-host", default=None, help="Podman's DOCKER_HOST; .ci/podman.sh prints it. A known socket by default."
+    )
+    parser.addoption(
+        "--require-podman", action="store_true", help="Fail podman tests, instead of skipping, without Podman."
+    )
+    parser.addoption(
+        "--wheelhouse", type=Path, default=None, help="Folder of wheels for docker tests; fetched with pip by default."
+    )
     parser.addoption("--base-image", default="nnbox-base:bookworm", help="Base image of docker tests that build one.")
+
+
+def pytest_configure() -> None:
+    # A shell starts what it puts into the background with SIGINT ignored, and every process below inherits that: the
+    # tests of Ctrl-C would wait for an end that never comes.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def real_data_folder(config: pytest.Config) -> Path | None:
@@ -28,12 +51,12 @@ def real_data_folder(config: pytest.Config) -> Path | None:
 
 
 @functools.cache
-def engine_problem() -> str | None:
-    """Why no container engine answers; None where one does."""
+def engine_problem(host: str | None = None) -> str | None:
+    """Why no container engine answers, at ``host`` or the usual place; None where one does."""
     import docker
 
     try:
-        client = docker.from_env()
+        client = docker.DockerClient(host) if host else docker.from_env()
         try:
             client.ping()
         finally:
@@ -41,6 +64,14 @@ def engine_problem() -> str | None:
     except docker.errors.DockerException as error:
         return str(error).splitlines()[0]
     return None
+
+
+def podman_host(config: pytest.Config) -> str | None:
+    """The address of Podman's service; None where there is none."""
+    chosen: str | None = config.getoption("--podman-host")
+    sockets = (f"unix://{path}" for path in PODMAN_SOCKETS if os.access(path, os.R_OK | os.W_OK))
+    host = chosen or next(sockets, None)
+    return host if host is not None and engine_problem(host) is None else None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -52,6 +83,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.fail(f"no container engine answers: {problem}", pytrace=False)
         if problem is not None:
             pytest.skip(f"no container engine answers: {problem}")
+    if item.get_closest_marker("podman") and podman_host(item.config) is None:
+        message = "no podman answers: .ci/podman.sh starts it, --podman-host names it"
+        if item.config.getoption("--require-podman"):
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def podman_address(request: pytest.FixtureRequest) -> str:
+    """DOCKER_HOST for Podman; only tests marked podman ask for it, which are skipped where there is none."""
+    host = podman_host(request.config)
+    assert host is not None
+    return host
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +119,7 @@ def acdc_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def base_image(request: pytest.FixtureRequest) -> str:
-    """Name of a base image that is present in the engine; .ci/base_image.sh makes the default one."""
+    """Name of a base image that is present in the engine; containers/base/debian.sh makes the default one."""
     import docker
 
     name: str = request.config.getoption("--base-image")
@@ -83,7 +127,7 @@ def base_image(request: pytest.FixtureRequest) -> str:
     try:
         client.images.get(name)
     except docker.errors.ImageNotFound:
-        message = f"no base image {name}: make it with .ci/base_image.sh {name}, or give --base-image"
+        message = f"no base image {name}: make it with containers/base/debian.sh {name}, or give --base-image"
         if request.config.getoption("--require-engine"):
             pytest.fail(message, pytrace=False)
         pytest.skip(message)

@@ -11,14 +11,18 @@ from nnunet_box.errors import InvalidData
 
 CHUNK_BYTES = 1 << 20
 FILE_MODE, FOLDER_MODE = 0o644, 0o755
+"""The mode of a program is that of a folder."""
 
 
 @dataclass(frozen=True)
 class ContextFile:
-    """One file of the context: its name inside, and where its bytes come from (a path on disk, or the bytes)."""
+    """One file of the context: its name inside, where its bytes come from (a path on disk, or the bytes), and whether
+    it is a program.
+    """
 
     name: str
     source: Path | bytes
+    executable: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -66,17 +70,17 @@ class BuildContext:
             yield _header(folder, 0, folder=True)
         for file in sorted(self.files, key=lambda file: file.name):
             size = file.size_bytes
-            yield _header(file.name, size)
+            yield _header(file.name, size, executable=file.executable)
             yield from _content(file, size)
             yield bytes(-size % tarfile.BLOCKSIZE)
         yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def _header(name: str, size: int, folder: bool = False) -> bytes:
+def _header(name: str, size: int, folder: bool = False, executable: bool = False) -> bytes:
     entry = tarfile.TarInfo(name)
     entry.size = size
     entry.type = tarfile.DIRTYPE if folder else tarfile.REGTYPE
-    entry.mode = FOLDER_MODE if folder else FILE_MODE
+    entry.mode = FOLDER_MODE if folder or executable else FILE_MODE
     return entry.tobuf(tarfile.PAX_FORMAT)
 
 

@@ -6,11 +6,14 @@ import hashlib
 import io
 import json
 import re
+import shlex
 import tarfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from nnbox_containers.archive_file import writer
 from nnbox_containers.context import BuildContext
 from nnbox_containers.engine import (
     DEFAULT_LIMITS,
@@ -21,6 +24,7 @@ from nnbox_containers.engine import (
     Mount,
     RunLimits,
     RunResult,
+    SavedListener,
 )
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import write_beside
@@ -37,8 +41,8 @@ def _exits_well(image: str, command: Sequence[str], limits: RunLimits) -> RunRes
 class FakeEngine:
     """A ``ContainerEngine`` without containers.
 
-    images: what it has, by tag. answer: decides what a container says. The instructions USER, ENTRYPOINT and LABEL of a
-    Dockerfile are understood, and COPY of what the context lacks fails, as with a real engine.
+    images: what it has, by tag. answer: decides what a container says. The instructions of a Dockerfile that
+    change an image's configuration are understood, and COPY of what the context lacks fails, as with a real engine.
     """
 
     images: dict[str, ImageFacts] = field(default_factory=dict)
@@ -52,20 +56,17 @@ class FakeEngine:
             if member is None:
                 raise BuildFailed(f"{tag}: the build failed: no Dockerfile in the context")
             instructions = _instructions(member.read().decode())
-        user, entrypoint = "", ()
-        labels: dict[str, str] = {}
+        config = _Config()
         for number, (word, rest) in enumerate(instructions, start=1):
             listen(f"Step {number}/{len(instructions)} : {word} {rest}")
             if word == "COPY" and not rest.startswith("--from") and rest.split()[0].rstrip("/") not in names:
                 raise BuildFailed(f"{tag}: the build failed at {f'{word} {rest}'!r}: file not found in build context")
-            if word == "FROM":  # a stage inherits nothing from the stage above it
-                user, entrypoint, labels = "", (), {}
-            user = rest if word == "USER" else user
-            entrypoint = tuple(json.loads(rest)) if word == "ENTRYPOINT" else entrypoint
-            if word == "LABEL":
-                labels |= {_plain(key): _plain(value) for key, value in _LABEL.findall(rest)}
+            # A stage inherits nothing from the stage above it.
+            config = _Config() if word == "FROM" else config.changed(word, rest)
         identifier = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        self.images[tag] = ImageFacts(identifier, (tag,), len(content), user, "amd64", entrypoint, labels)
+        self.images[tag] = ImageFacts(
+            identifier, (tag,), len(content), architecture="amd64", layers=(identifier,), **asdict(config)
+        )
         return identifier
 
     def inspect(self, image: str) -> ImageFacts:
@@ -81,32 +82,89 @@ class FakeEngine:
         mounts: Sequence[Mount] = (),
         limits: RunLimits = DEFAULT_LIMITS,
         entrypoint: Sequence[str] | None = None,
+        platform: str | None = None,
     ) -> RunResult:
         facts = self.inspect(image)
-        return self.answer(image, [*(facts.entrypoint if entrypoint is None else entrypoint), *command], limits)
+        # As with docker: the image's own command goes with its own entry point only.
+        arguments = command or (facts.command if entrypoint is None else ())
+        return self.answer(image, [*(facts.entrypoint if entrypoint is None else entrypoint), *arguments], limits)
 
-    def save(self, image: str, archive: Path) -> None:
+    def save(self, image: str, archive: Path, listen: SavedListener | None = None) -> None:
         facts = self.inspect(image)
-        manifest = json.dumps([{"RepoTags": [image], "Config": facts.identifier}]).encode()
-        with write_beside(archive) as temporary, tarfile.open(temporary, "w") as out:
-            entry = tarfile.TarInfo("manifest.json")
-            entry.size = len(manifest)
-            out.addfile(entry, io.BytesIO(manifest))
+        config = json.dumps(asdict(facts), sort_keys=True).encode()
+        manifest = json.dumps([{"RepoTags": [image], "Config": "config.json", "Layers": []}]).encode()
+        with (
+            write_beside(archive) as temporary,
+            writer(temporary) as file,
+            tarfile.open(fileobj=file, mode="w|") as out,
+        ):
+            for name, content in (("config.json", config), ("manifest.json", manifest)):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                out.addfile(entry, io.BytesIO(content))
+            if listen is not None:
+                listen(len(config) + len(manifest), facts.size_bytes)
 
     def load(self, archive: Path) -> str:
+        if not archive.is_file():
+            raise InvalidData(archive, "an image archive", "no such file", "Correct the path.")
         try:
             with tarfile.open(archive) as file:
-                member = file.extractfile("manifest.json")
-                manifest = json.loads(member.read()) if member else []
-        except (tarfile.TarError, KeyError) as error:
-            raise InvalidData(archive, "an image archive", str(error), "Build and save the image again.") from error
+                manifest, config = (_member(file, name) for name in ("manifest.json", "config.json"))
+        except (OSError, tarfile.TarError, KeyError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise InvalidData(archive, "an image archive", said, "Build and save the image again.") from error
         name: str = manifest[0]["RepoTags"][0]
-        self.images[name] = ImageFacts(manifest[0]["Config"], (name,), archive.stat().st_size, "", "amd64", (), {})
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
+        }
+        self.images[name] = ImageFacts(**fields)
         return name
 
     def remove(self, image: str) -> None:
         self.inspect(image)
         del self.images[image]
+
+
+@dataclass(frozen=True)
+class _Config:
+    """What the instructions of one stage say of the image."""
+
+    user: str = ""
+    entrypoint: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    working_directory: str = ""
+    exposed_ports: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def changed(self, word: str, rest: str) -> _Config:
+        match word:
+            case "USER":
+                return replace(self, user=rest)
+            case "WORKDIR":
+                return replace(self, working_directory=rest)
+            case "ENTRYPOINT":
+                return replace(self, entrypoint=tuple(json.loads(rest)))
+            case "CMD":
+                return replace(self, command=tuple(json.loads(rest)))
+            case "EXPOSE":
+                ports = tuple(port if "/" in port else f"{port}/tcp" for port in rest.split())
+                return replace(self, exposed_ports=tuple(sorted({*self.exposed_ports, *ports})))
+            case "LABEL":
+                added = {_plain(key): _plain(value) for key, value in _LABEL.findall(rest)}
+                return replace(self, labels={**self.labels, **added})
+            case "ENV":
+                named = dict(pair.partition("=")[::2] for pair in shlex.split(rest))
+                return replace(self, environment={**self.environment, **named})
+        return self
+
+
+def _member(file: tarfile.TarFile, name: str) -> Any:
+    member = file.extractfile(name)
+    if member is None:
+        raise KeyError(f"{name} is no file")
+    return json.loads(member.read())
 
 
 def _instructions(dockerfile: str) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nnunet_box.cli import verify_image
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, ChallengeOptions, JsonOption, WorkspaceOption
 from nnunet_box.progress import say
 
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="What an organiser would refuse, before uploading.", no_args_is_help=True)
     group.callback()(_verify_submission)
     group.command("archive")(verify)
+    group.command("image")(verify_image.verify)
     app.add_typer(group, name="verify-submission")
 
 

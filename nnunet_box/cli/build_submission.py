@@ -1,4 +1,4 @@
-"""``nnbox build-submission`` and ``nnbox profiles``: from a selected model to an image an organiser runs."""
+"""``nnbox build-submission``: from a selected model to an image an organiser runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ def register(app: typer.Typer) -> None:
     group.command("bundle")(bundle)
     group.command("wheelhouse")(wheelhouse)
     app.add_typer(group, name="build-submission")
-    app.command("profiles")(profiles)
 
 
 def image(
@@ -45,15 +44,46 @@ def image(
     tag: Annotated[
         str | None, typer.Option("--tag", "-t", help="The image's name; nnbox-DATASET:VERSION by default.")
     ] = None,
-    profile: Annotated[str, typer.Option("--profile", help="The organiser's contract; see nnbox profiles.")] = "folder",
+    profile: Annotated[
+        str, typer.Option("--profile", help="The organiser's contract: one of nnbox profiles, or a FILE.toml of yours.")
+    ] = "folder",
+    input_socket: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input-socket", help="Slug of a channel's socket, in channel order or CHANNEL=SLUG. May be repeated."
+        ),
+    ] = None,
+    output_socket: Annotated[
+        str | None, typer.Option("--output-socket", help="Slug of the socket for the label map.")
+    ] = None,
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--channel", help="Ending of a channel's file names, in order or CHANNEL=ENDING. May be repeated."
+        ),
+    ] = None,
+    model_archive: Annotated[
+        Path | None,
+        typer.Option("--model-archive", help="Write the model to this .tar.gz, to be uploaded apart from the image."),
+    ] = None,
     postprocess: Annotated[
         PostprocessingRule, typer.Option("--postprocess", help="auto: as cross-validation decided.")
     ] = PostprocessingRule.AUTO,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="cpu (OpenVINO), cuda (torch), or auto: cuda where torch here has it.")
+    ] = "auto",
     base_image: Annotated[
         str | None, typer.Option("--base-image", help="Image with python3 to build on; python:X.Y-slim by default.")
     ] = None,
     wheelhouse: Annotated[
         Path | None, typer.Option("--wheelhouse", help="Folder of wheels; WORKSPACE/wheelhouse by default.")
+    ] = None,
+    budget_per_case: Annotated[
+        str | None,
+        typer.Option("--budget-per-case", help="Time a case may take, such as 60s; decides folds and mirroring."),
+    ] = None,
+    budget_case: Annotated[
+        Path | None, typer.Option("--budget-case", help="Case to measure on; one of median size is drawn by default.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the Dockerfile and the context's files only.")
@@ -67,27 +97,55 @@ def image(
 
     Example: nnbox build-submission image --challenge acdc --postprocess largest-component
     """
+    from functools import partial
+
     from nnbox_containers import build
     from nnbox_containers.display import BuildDisplay
     from nnbox_containers.docker_engine import DockerEngine
     from nnbox_containers.dockerfile import check_tag, default_tag
+    from nnbox_containers.front_end import describe, image_contract
     from nnbox_containers.profiles import load_profile
-    from nnbox_containers.wheelhouse import adapter_distribution, fill_wheelhouse, find_wheel, inference_pins
+    from nnbox_containers.wheelhouse import (
+        build_pip,
+        choose_runtime,
+        fill_wheelhouse,
+        find_wheel,
+        image_needs,
+        inference_pins,
+    )
     from nnunet_box import __version__
+    from nnunet_box.cli.case_budget import fit_bundle
 
-    contract = load_profile(profile)
-    checked_tag = check_tag(tag) if tag is not None else None
+    organiser = load_profile(profile)
+    checked_tag = check_tag(tag, organiser.forbidden_tags) if tag is not None else None
     base = base_image or build.DEFAULT_BASE_IMAGE
     wheels_folder = wheelhouse or workspace / "wheelhouse"
     folder, found = _find_bundle(workspace, dataset, challenge)
     shipped = _shipped(found, build.agreed_challenge(folder, found, challenge), postprocess)
-    adapter = adapter_distribution(str(shipped.challenge))
+    needs = image_needs(choose_runtime(runtime), shipped.challenge, organiser.output_suffixes)
+    if budget_per_case is not None and not dry_run:
+        shipped = fit_bundle(folder, shipped, budget_per_case, budget_case, needs.runtime)
     name = checked_tag or default_tag(shipped.dataset, __version__)
-    pins = inference_pins(adapter)
+    pins = inference_pins(needs)
+    contract = image_contract(organiser, shipped, input_socket or (), output_socket, channel or ())
+    for line in describe(contract, shipped.channel_names):
+        say(line)
+    recipe_of = partial(
+        build.image_recipe,
+        folder,
+        shipped,
+        organiser,
+        pins,
+        tag=name,
+        base_image=base,
+        contract=contract,
+        runtime=needs.runtime,
+        weights_apart=model_archive is not None,
+    )
     if dry_run:
-        fetched = [find_wheel(wheels_folder, pin) or Path(f"{pin} (to be fetched)") for pin in pins]
+        fetched = [find_wheel(wheels_folder, pin) or Path(f"{pin} (to be fetched)") for pin in (*pins, build_pip())]
         own = Path("nnunet_box (to be packed)")
-        planned = build.image_recipe(folder, shipped, contract, pins, [*fetched, own], tag=name, base_image=base)
+        planned = recipe_of([*fetched, own])
         typer.echo(planned.dockerfile)
         for entry in planned.context.names():
             typer.echo(f"# context: {entry}")
@@ -95,16 +153,23 @@ def image(
     engine = DockerEngine()
     # Before the wheels: whoever has no engine, or the wrong base, learns it in a second and not after a download.
     base_identifier = build.check_base(engine, base)
-    wheels = fill_wheelhouse(wheels_folder, adapter)
-    recipe = build.image_recipe(
-        folder, shipped, contract, pins, wheels, tag=name, base_image=base, base_identifier=base_identifier
-    )
+    wheels = fill_wheelhouse(wheels_folder, needs)
+    recipe = recipe_of(wheels, base_identifier=base_identifier)
     with BuildDisplay(f"Building {name} from {folder}") as display:
         facts = build.build_image(engine, recipe, display)
-    run_line = contract.run_line(name)
+    if model_archive is not None:
+        build.write_model_archive(model_archive, folder, shipped)
+        say(f"{model_archive}: {model_archive.stat().st_size / 1e6:.0f} MB, the model, to be uploaded beside the image")
+    descriptor = None
+    if organiser.descriptor == "boutiques":
+        descriptor = _write_descriptor(workspace / "submissions", name, shipped)
+        say(f"{descriptor}: the descriptor to hand in with the image")
+    run_line = organiser.run_line(name)
     if as_json:
         result = {"tag": name, "id": facts.identifier, "size_bytes": facts.size_bytes, "labels": dict(facts.labels)}
-        typer.echo(json.dumps(result | {"challenge": shipped.challenge, "run": run_line}, indent=1))
+        result |= {"challenge": shipped.challenge, "profile": contract.model_dump(), "run": run_line}
+        result |= {"descriptor": str(descriptor) if descriptor is not None else None}
+        typer.echo(json.dumps(result, indent=1))
         return
     say(f"{name}: {facts.size_bytes / 1e6:.0f} MB, {facts.identifier}, user {facts.user}")
     say("Run it, with absolute paths for TEST_FOLDER and OUT:")
@@ -144,6 +209,9 @@ def wheelhouse(
     challenge: Annotated[
         str | None, typer.Option("--challenge", "-c", help="Needed only if its adapter is a third party's.")
     ] = None,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="cpu (OpenVINO), cuda (torch), or auto: cuda where torch here has it.")
+    ] = "auto",
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
@@ -151,33 +219,18 @@ def wheelhouse(
 
     Example: nnbox build-submission wheelhouse -o wheels
     """
-    from nnbox_containers.wheelhouse import adapter_distribution, fill_wheelhouse
+    from nnbox_containers.wheelhouse import choose_runtime, fill_wheelhouse, image_needs
 
     folder = output or workspace / "wheelhouse"
-    wheels = fill_wheelhouse(folder, adapter_distribution(challenge) if challenge is not None else None)
+    chosen = choose_runtime(runtime)
+    wheels = fill_wheelhouse(folder, image_needs(chosen, challenge))
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), "wheels": [wheel.name for wheel in wheels]}, indent=1))
     else:
         for wheel in wheels:
             typer.echo(str(wheel))
     say(f"{folder}: {len(wheels)} wheels, {sum(wheel.stat().st_size for wheel in wheels) / 1e6:.0f} MB")
-    say(f"Next: nnbox build-submission image --wheelhouse {folder}")
-
-
-def profiles(as_json: JsonOption = False) -> None:
-    """The organisers' contracts an image can be built for."""
-    from dataclasses import asdict
-
-    from nnbox_containers.profiles import PROFILES
-
-    if as_json:
-        listed = [asdict(profile) | {"run": profile.run_line("IMAGE")} for profile in PROFILES.values()]
-        typer.echo(json.dumps(listed, indent=1))
-        return
-    for profile in PROFILES.values():
-        typer.echo(f"{profile.name}: {profile.title}")
-        typer.echo(f"  runs as      {profile.run_line('IMAGE')}")
-        typer.echo(f"  works under  {' '.join(profile.strictest.arguments())}")
+    say(f"Next: nnbox build-submission image --runtime {chosen} --wheelhouse {folder}")
 
 
 def _find_bundle(workspace: Path, dataset: str | None, challenge: str | None) -> tuple[Path, Bundle]:
@@ -224,7 +277,7 @@ def _only_bundle(workspace: Path, challenge: str | None) -> str:
     return ready[0]
 
 
-def _shipped(bundle: Bundle, challenge: str, rule: PostprocessingRule) -> Bundle:
+def _shipped(bundle: Bundle, challenge: str | None, rule: PostprocessingRule) -> Bundle:
     """The bundle as the image holds it, with the challenge and the postprocessing asked for."""
     from nnunet_box.evaluation.postprocessing import Postprocessing, largest_foreground
 
@@ -234,3 +287,15 @@ def _shipped(bundle: Bundle, challenge: str, rule: PostprocessingRule) -> Bundle
     elif rule is PostprocessingRule.LARGEST_COMPONENT:
         update["postprocessing"] = largest_foreground(bundle.labels)
     return bundle.model_copy(update=update)
+
+
+def _write_descriptor(folder: Path, tag: str, bundle: Bundle) -> Path:
+    from nnbox_containers.boutiques import boutiques_descriptor
+    from nnunet_box import __version__
+    from nnunet_box.files import write_beside
+
+    file = folder / f"{tag.rsplit('/', 1)[-1].replace(':', '-')}.boutiques.json"
+    text = boutiques_descriptor(tag, f"nnU-Net for {bundle.dataset}", __version__, bundle.channel_names)
+    with write_beside(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return file

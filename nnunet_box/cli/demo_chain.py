@@ -116,8 +116,7 @@ def run_demo(settings: DemoSettings) -> DemoResult:
     from nnunet_box.dataset.dataset import load_dataset
     from nnunet_box.execution.chain import train_all
     from nnunet_box.execution.prepare import plan_dataset, preprocess_dataset
-    from nnunet_box.inference.ensemble import InferenceOptions
-    from nnunet_box.inference.entry import run
+    from nnunet_box.inference.jobs import Job, run_job
     from nnunet_box.training.settings import TrainingSettings
 
     if settings.image and settings.base_image is not None:
@@ -140,7 +139,8 @@ def run_demo(settings: DemoSettings) -> DemoResult:
                 f"chosen: {selection.best.name}, cross-validated Dice {selection.best.mean_foreground_dice:.3f}"
             )
         with display.step(PREDICT) as step:
-            run(workspace.bundle, settings.tests, settings.predictions, settings.device, InferenceOptions())
+            job = Job(workspace.bundle, (str(settings.tests),), settings.predictions, settings.device)
+            run_job(job, None)
             step.detail = str(settings.predictions)
         with display.step(EVALUATE) as step:
             comparison, overlay = evaluate(settings)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nnbox_containers.engine import ContainerEngine
 
 LOCAL_BASE_IMAGE = "nnbox-base:bookworm"
-"""What ``.ci/base_image.sh`` makes where no image registry can be reached."""
+"""What ``containers/base/debian.sh`` makes where no image registry can be reached."""
 MOST_DIFFERENT_VOXELS = 1e-3
 """Share of an image's voxels that may differ between here and the container: rounding decides where two labels tie."""
 AGAIN = "and run nnbox demo --keep"
@@ -59,7 +59,7 @@ def build_and_run(
     from nnbox_containers.display import BuildDisplay
     from nnbox_containers.dockerfile import default_tag
     from nnbox_containers.profiles import FOLDER
-    from nnbox_containers.wheelhouse import fill_wheelhouse, inference_pins
+    from nnbox_containers.wheelhouse import choose_runtime, fill_wheelhouse, image_needs, inference_pins
     from nnunet_box.bundle import load_bundle
 
     try:
@@ -69,7 +69,8 @@ def build_and_run(
     except NnboxError as error:
         return None, f"Image skipped: {error} Name a base image that is here with --base-image {AGAIN}."
     try:
-        wheels = fill_wheelhouse(workspace / "wheelhouse")
+        needs = image_needs(choose_runtime(), "acdc", FOLDER.output_suffixes)
+        wheels = fill_wheelhouse(workspace / "wheelhouse", needs)
     except NnboxError as error:
         return None, f"Image skipped: {error}"
     bundle = load_bundle(bundle_folder, check_weights=True)
@@ -78,11 +79,12 @@ def build_and_run(
         bundle_folder,
         bundle,
         FOLDER,
-        inference_pins(),
+        inference_pins(needs),
         wheels,
         tag=tag,
         base_image=base,
         base_identifier=identifier,
+        runtime=needs.runtime,
     )
     with BuildDisplay(f"Building {tag} on {base}") as display:
         build_image(engine, recipe, display)

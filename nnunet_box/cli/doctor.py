@@ -13,6 +13,7 @@ from typing import Literal
 import typer
 
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
+from nnunet_box.errors import NnboxError
 from nnunet_box.memory import GIB, free_memory_gib
 
 PACKAGES = (
@@ -98,23 +99,41 @@ def examine_devices() -> list[Finding]:
     return findings
 
 
-def examine_engine() -> Finding:
-    """Whether a container engine answers; needed for images only."""
+def examine_engine() -> list[Finding]:
+    """Which container engine answers, where it keeps images, and which limits it can apply; needed for images only."""
     try:
-        import docker
-        from docker.errors import DockerException
+        from nnbox_containers.docker_connection import connect, engine_facts, is_local
+
+        client = connect(ENGINE_TIMEOUT_SECONDS)
+        facts, local = engine_facts(client), is_local(client)
     except ImportError as error:
-        return Finding("container engine", "missing", str(error), "Install the docker package for Python.")
-    try:
-        client = docker.from_env(timeout=ENGINE_TIMEOUT_SECONDS)
-        try:
-            facts = client.version()
-        finally:
-            client.close()
-    except (DockerException, OSError) as error:
-        advice = "Start it (systemctl start docker) to build and run images; everything else works without."
-        return Finding("container engine", "missing", str(error).splitlines()[0], advice)
-    return Finding("container engine", "ok", f"{facts.get('Version', '?')}, {facts.get('Os')}/{facts.get('Arch')}")
+        return [Finding("container engine", "missing", str(error), "Install the docker package for Python.")]
+    except NnboxError as error:
+        advice = "Needed for images only; everything else works without."
+        return [Finding("container engine", "missing", str(error), advice)]
+    rootless = ", rootless" if facts.rootless else ""
+    found = f"{facts.name} {facts.version}, {facts.architecture}, API {facts.api_version}{rootless}"
+    findings = [Finding("container engine", "ok", found)]
+    groups = f"control groups version {facts.cgroup_version}"
+    if facts.missing_limits:
+        advice = "An image cannot be verified under these; mount the control groups, or use version 2 with delegation."
+        lacking = f"{groups}, without limits on {', '.join(facts.missing_limits)}"
+        findings.append(Finding("container limits", "warning", lacking, advice))
+    else:
+        found = f"{groups}; the engine limits memory, swap, processes and CPUs"
+        findings.append(Finding("container limits", "ok", found))
+    if local and facts.storage is not None:
+        findings.append(_room("image storage", facts.storage, "Free space: docker system df shows what fills it."))
+    return findings
+
+
+def _room(what: str, place: Path, advice: str) -> Finding:
+    """Free space on the disk of ``place``, or of the nearest folder above it that is there and may be looked at."""
+    while not os.path.exists(place):  # noqa: PTH110 - no error where the folder may not be looked into
+        place = place.parent
+    free = shutil.disk_usage(place).free / GIB
+    enough = free >= LEAST_FREE_GIB
+    return Finding(what, "ok" if enough else "warning", f"{free:.0f} GiB free at {place}", "" if enough else advice)
 
 
 def examine_room(workspace: Path) -> list[Finding]:
@@ -122,11 +141,7 @@ def examine_room(workspace: Path) -> list[Finding]:
     place = workspace.absolute()
     while not place.exists():
         place = place.parent
-    free = shutil.disk_usage(place).free / GIB
-    advice = "" if free >= LEAST_FREE_GIB else "Free space or choose another --workspace."
-    findings = [
-        Finding("disk", "ok" if free >= LEAST_FREE_GIB else "warning", f"{free:.0f} GiB free at {place}", advice)
-    ]
+    findings = [_room("disk", place, "Free space or choose another --workspace.")]
     if not os.access(place, os.W_OK):
         findings.append(Finding("workspace", "missing", f"{place} is not writable", "Choose another --workspace."))
     memory = free_memory_gib()
@@ -139,7 +154,7 @@ def examine_room(workspace: Path) -> list[Finding]:
 
 def examine(workspace: Path) -> list[Finding]:
     """Everything ``nnbox doctor`` reports, in its order."""
-    return [*examine_packages(), *examine_devices(), examine_engine(), *examine_room(workspace)]
+    return [*examine_packages(), *examine_devices(), *examine_engine(), *examine_room(workspace)]
 
 
 def register(app: typer.Typer) -> None:

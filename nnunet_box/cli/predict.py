@@ -34,6 +34,9 @@ def predict(
         bool, typer.Option("--save-probabilities", help="Keep softmax beside the labels.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out cases whose prediction is there.")] = False,
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="auto, torch or openvino (CPU). auto: a GPU with torch, else OpenVINO.")
+    ] = "auto",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -42,14 +45,14 @@ def predict(
     Example: nnbox predict nnbox/bundles/acdc ACDC/database/testing predictions
     """
     import json
-    from functools import partial
 
     from nnunet_box.bundle import load_bundle
     from nnunet_box.cli.common import challenge_options, fold_numbers
     from nnunet_box.dataset.challenge import load_challenge
+    from nnunet_box.inference.choose import network_loader
     from nnunet_box.inference.ensemble import InferenceOptions
     from nnunet_box.inference.folder import Predictor, exporter, input_cases, predict_folder
-    from nnunet_box.inference.torch_runtime import choose_device, plan_network
+    from nnunet_box.inference.stopping import stop_on_signals
 
     loaded = load_bundle(bundle, check_weights=True)
     name = challenge or loaded.challenge
@@ -57,9 +60,10 @@ def predict(
     cases = input_cases(source, len(loaded.channel_names), adapter)
     numbers = fold_numbers(folds)
     members = loaded.ensemble(bundle, tuple(numbers) if numbers is not None else None)
-    load = partial(plan_network, plan=loaded.plan, device=choose_device(device))
-    options = InferenceOptions(mirroring=not no_mirroring, weighting="plain" if plain_overlap else "gaussian")
-    run = predict_folder(
-        Predictor(loaded, members, load, options), cases, output, exporter(adapter), resume, save_probabilities
-    )
+    load, description = network_loader(loaded.plan, runtime, device)
+    mirroring = loaded.mirroring and not no_mirroring
+    options = InferenceOptions(mirroring=mirroring, weighting="plain" if plain_overlap else "gaussian")
+    predictor = Predictor(loaded, members, load, options, description)
+    with stop_on_signals([output]):
+        run = predict_folder(predictor, cases, output, exporter(adapter), resume, save_probabilities)
     typer.echo(json.dumps(run) if as_json else str(output))

@@ -110,7 +110,9 @@ def _folder_cases(
     labels: Path | None,
     records: dict[str, CaseRecord],
     report: Report = _refuse,
+    incomplete: bool = False,
 ) -> tuple[SourceCase, ...]:
+    """incomplete: keep cases with another number of channels, by which whoever reads them sees what they are."""
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(images.glob(f"*{ending}")) if images.is_dir() else []:
         stem = path.name[: -len(ending)]
@@ -118,7 +120,7 @@ def _folder_cases(
             found.setdefault(stem[:-5], {})[int(stem[-4:])] = path
     cases = []
     for case_id, files in sorted(found.items()):
-        if sorted(files) != list(range(channels)):
+        if sorted(files) != list(range(channels)) and not (incomplete and len(files) != channels):
             report(
                 InvalidData(
                     images,
@@ -139,7 +141,7 @@ def _folder_cases(
             SourceCase(
                 id=case_id,
                 group=record.group if record else case_id,
-                channels=tuple(ChannelFile(files[index]) for index in range(channels)),
+                channels=tuple(ChannelFile(files[index]) for index in sorted(files)),
                 label=label,
                 stratum=record.stratum if record else None,
                 rater=record.rater if record else None,
@@ -160,9 +162,11 @@ def _folder_cases(
 def plain_folder_cases(folder: Path, channels: int) -> tuple[SourceCase, ...]:
     """Cases of a plain folder: ``CASE_0000.nii.gz`` names, or, for one channel, one file a case.
 
+    A case that lacks a channel has fewer of them: whoever reads it refuses it, and not the cases beside it.
+
     Raises
     ------
-    InvalidData: no volumes, or a case lacks a channel.
+    InvalidData: no volumes, or names that do not say which channel a file is, or channels numbered otherwise.
     """
     volumes = sorted(path for path in Path(folder).iterdir() if is_volume(path)) if Path(folder).is_dir() else []
     if not volumes:
@@ -170,7 +174,7 @@ def plain_folder_cases(folder: Path, channels: int) -> tuple[SourceCase, ...]:
     stems = [strip_suffix(path) for path in volumes]
     if all(len(stem) > 5 and stem[-5] == "_" and stem[-4:].isdigit() for stem in stems):
         ending = volumes[0].name[len(stems[0]) :]
-        cases = _folder_cases(Path(folder), channels, ending, None, {})
+        cases = _folder_cases(Path(folder), channels, ending, None, {}, incomplete=True)
     elif channels == 1:
         cases = tuple(
             SourceCase(id=stem, group=stem, channels=(ChannelFile(path),), output_name=f"{stem}.nii.gz")

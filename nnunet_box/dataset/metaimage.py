@@ -200,24 +200,57 @@ def write_labels(path: Path, labels: NDArray[np.uint8], fields: Mapping[str, str
     InvalidData: the labels have another shape than DimSize.
     NnboxError: the disk is full or the folder cannot be written.
     """
+    voxels = path.with_suffix(".raw")
+    header_text = _labels_header(path, labels, fields, {"CompressedData": "False"}, voxels.name)
+    # The last to be opened is the first to be put in place.
+    with write_beside(path) as header, write_beside(voxels) as raw:
+        np.ascontiguousarray(labels, dtype=np.uint8).tofile(raw)
+        header.write_text(header_text, encoding="utf-8")
+
+
+def save_compressed_labels(path: Path, labels: NDArray[np.uint8], fields: Mapping[str, str]) -> None:
+    """Write labels (Z, Y, X) straight to ``path`` as one ``.mha``: MET_UCHAR, compressed.
+
+    fields: as ``grid_fields`` or ``grid_as_fields`` gives them.
+
+    Raises
+    ------
+    InvalidData: the labels have another shape than DimSize.
+    """
+    voxels = zlib.compress(np.ascontiguousarray(labels, dtype=np.uint8).data, 6)
+    compression = {"CompressedData": "True", "CompressedDataSize": str(len(voxels))}
+    path.write_bytes(_labels_header(path, labels, fields, compression, "LOCAL").encode() + voxels)
+
+
+def grid_as_fields(geometry: Geometry) -> dict[str, str]:
+    """The fields that say where voxels lie, for a grid that comes from another format; no digit is lost."""
+    directions = np.asarray(geometry.direction).reshape(3, 3).T.ravel()
+    numbers: dict[str, Iterable[float]] = {
+        "TransformMatrix": directions,
+        "Offset": geometry.origin,
+        "ElementSpacing": geometry.spacing[::-1],
+    }
+    fields = {key: " ".join(repr(float(value)) for value in values) for key, values in numbers.items()}
+    return fields | {"DimSize": " ".join(str(length) for length in reversed(geometry.shape))}
+
+
+def _labels_header(
+    path: Path, labels: NDArray[np.uint8], fields: Mapping[str, str], compression: Mapping[str, str], voxels: str
+) -> str:
     size = " ".join(str(length) for length in reversed(labels.shape))
     if fields["DimSize"].split() != size.split():
         raise InvalidData(path, f"labels of DimSize {fields['DimSize']}", size, "Predict this case again.")
-    voxels = path.with_suffix(".raw")
     lines = {
         "ObjectType": "Image",
         "NDims": str(labels.ndim),
         "BinaryData": "True",
         "BinaryDataByteOrderMSB": "False",
-        "CompressedData": "False",
+        **compression,
         **fields,
         "ElementType": "MET_UCHAR",
-        LAST_KEY: voxels.name,
+        LAST_KEY: voxels,
     }
-    # The last to be opened is the first to be put in place.
-    with write_beside(path) as header, write_beside(voxels) as raw:
-        np.ascontiguousarray(labels, dtype=np.uint8).tofile(raw)
-        header.write_text("".join(f"{key} = {value}\n" for key, value in lines.items()), encoding="utf-8")
+    return "".join(f"{key} = {value}\n" for key, value in lines.items())
 
 
 def _fields(path: Path) -> tuple[dict[str, str], int]:

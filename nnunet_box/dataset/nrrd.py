@@ -25,8 +25,7 @@ def open_nrrd(path: Path) -> Any:
     ------
     InvalidData: no NRRD, or its voxels are in another file.
     """
-    import SimpleITK as sitk
-
+    sitk = _simpleitk(path)
     with path.open("rb") as stream:
         content = stream.read(HEADER_BYTES)
     head, blank, _ = content.replace(b"\r\n", b"\n").partition(b"\n\n")
@@ -74,6 +73,16 @@ def read_voxels(path: Path) -> NDArray[Any]:
     except RuntimeError as error:
         raise _refusal(path, error) from error
     return array
+
+
+def _simpleitk(path: Path) -> Any:
+    try:
+        import SimpleITK
+    except ImportError as error:
+        # Of the images for a challenge in another format: 264 MB for what it never meets.
+        fix = "Convert it to .nii.gz, or where this is no image: python -m pip install SimpleITK."
+        raise InvalidData(path, "another format; NRRD is read by SimpleITK", "no SimpleITK here", fix) from error
+    return SimpleITK
 
 
 def _refusal(path: Path, error: RuntimeError) -> InvalidData:

@@ -249,7 +249,8 @@ def write_labels_like(path: Path, labels: NDArray[np.uint8], source: Path) -> No
 
     NIfTI to NIfTI keeps the source's header field by field (quaternion, both forms and their codes, units), so that a
     scorer that compares headers finds no difference; only type, scaling and the fourth axis change. uint8, slope 1,
-    intercept 0. A ``.mhd`` gets its own ``.raw`` and the fields of the source's header letter by letter.
+    intercept 0. A ``.mhd`` gets its own ``.raw``, a ``.mha`` is compressed; both take over the fields of a MetaImage
+    source's header letter by letter.
 
     Raises
     ------
@@ -272,8 +273,18 @@ def write_labels_like(path: Path, labels: NDArray[np.uint8], source: Path) -> No
             nibabel.save(_nifti_like(labels, _open_nifti(source)), temporary)
         elif path.name.lower().endswith(NIFTI_SUFFIXES):
             nibabel.save(nibabel.Nifti1Image(labels.transpose(2, 1, 0), geometry.affine_ras()), temporary)
+        elif path.suffix.lower() == ".mha":
+            metaimage.save_compressed_labels(temporary, labels, _metaimage_fields(source, geometry, header))
         else:
             _write_itk(temporary, labels, geometry)
+
+
+def _metaimage_fields(source: Path, geometry: Geometry, header: dict[str, Any]) -> dict[str, str]:
+    if header["format"] in ("mhd", "mha"):
+        image = metaimage.open_metaimage(source)
+        if len(image.size) == 3:
+            return metaimage.grid_fields(image)
+    return metaimage.grid_as_fields(geometry)
 
 
 def _nifti_like(labels: NDArray[np.uint8], source: Any) -> Any:

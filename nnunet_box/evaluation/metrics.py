@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from nnunet_box.boxes import Box, label_boxes
 from nnunet_box.evaluation.nearest import Spacing, nearest_mm
 
-Box = tuple[slice, slice, slice]
+__all__ = ["Box", "label_boxes"]
 
 VOXELS_AT_A_TIME = 1 << 22
 """Voxels counted together: joint indices are 8 bytes each, so a step needs 32 MB whatever the volume's size."""
@@ -78,12 +78,6 @@ def label_counts(matrix: NDArray[np.int64], label: int) -> Counts:
     tp = int(matrix[label, label])
     n_ref, n_pred = int(matrix[label].sum()), int(matrix[:, label].sum())
     return Counts(tp, n_pred - tp, n_ref - tp, total - n_pred - n_ref + tp)
-
-
-def label_boxes(labels: NDArray[np.uint8]) -> dict[int, Box]:
-    """Bounding box of each label > 0 that occurs in a label map (Z, Y, X), all in one pass."""
-    boxes = ndimage.find_objects(labels) if labels.size else []
-    return {label: box for label, box in enumerate(boxes, start=1) if box is not None}
 
 
 def union_box(boxes: Iterable[Box | None]) -> Box | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import edt
 import numpy as np
 from numpy.typing import NDArray
 
@@ -112,6 +111,8 @@ def _lines_around(
 
 
 def _transform(targets: NDArray[np.bool_], spacing: Spacing) -> NDArray[np.float32]:
+    import edt
+
     distances: NDArray[np.float32] = edt.edt(
         np.ascontiguousarray(~targets), anisotropy=spacing, black_border=False, parallel=1
     )

@@ -59,10 +59,11 @@ def predict_case(
 ) -> NDArray[np.uint8]:
     """Labels (Z, Y, X) on the file's grid for an image (C, Z, Y, X) with its spacing (mm, Z, Y, X).
 
-    Softmax is averaged over a configuration's folds, then over configurations (paper, Method, Ensembling). Networks
-    are loaded one at a time, so that memory does not grow with their number. A cascade runs its previous stage first,
-    unless that is a member too and done already. Where ``previous_labels`` (Z, Y, X, on the file's grid) are given they
-    are taken instead: in cross-validation they must be of a network that has not seen the case.
+    Softmax is averaged over a configuration's folds, then over configurations (paper, Method, Ensembling); over folds
+    it is the logits where the plan's conventions say so. Networks are loaded one at a time, so that memory does not
+    grow with their number. A cascade runs its previous stage first, unless that is a member too and done already. Where
+    ``previous_labels`` (Z, Y, X, on the file's grid) are given they are taken instead: in cross-validation they must be
+    of a network that has not seen the case.
 
     Raises
     ------
@@ -81,9 +82,10 @@ def predict_case(
             labels = (
                 predict_case(image, spacing, plan, [before], load_network, options)
                 if known is None
-                else labels_on_source([known])
+                else labels_on_source([known], logits=plan.steps.average_logits)
             )
         prepared = prepare_case(image, spacing, None, plan, configuration)
+        outside_of = prepared.mask if plan.steps.separate_outside else None
         networks: Iterator[Runtime] = (load_network(member, weights) for weights in member.weights)
         # A network that never saw a flip must not be asked about one.
         mirroring = options.mirroring and recipe(member.variants).mirroring
@@ -93,8 +95,11 @@ def predict_case(
             configuration.patch_size,
             len(plan.labels),
             mirroring,
-            options.weighting,
-            None if labels is None else labels_on_grid(labels, prepared.placement),
+            plan.steps.weighting if options.weighting == "gaussian" else options.weighting,
+            None if labels is None else labels_on_grid(labels, prepared.placement, outside_of),
+            configuration.mirrors,
+            plan.steps.average_logits,
+            plan.steps.half_precision,
         )
         done[member] = (probabilities, prepared.placement)
-    return labels_on_source(list(done.values()), probabilities_file)
+    return labels_on_source(list(done.values()), probabilities_file, plan.steps.average_logits)

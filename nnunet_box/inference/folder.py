@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import resource
 import sys
 import time
+import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +18,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_box.bundle import Bundle
-from nnunet_box.dataset.cases import SourceCase, read_image
+from nnunet_box.dataset.cases import ChannelFile, SourceCase, read_image
 from nnunet_box.dataset.challenge import Challenge
 from nnunet_box.dataset.dataset import plain_folder_cases
+from nnunet_box.dataset.geometry import Geometry
 from nnunet_box.dataset.metaimage import open_metaimage
-from nnunet_box.dataset.volumes import write_labels_like
+from nnunet_box.dataset.volumes import strip_suffix, write_labels_like
 from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.evaluation.postprocessing import apply_postprocessing
 from nnunet_box.files import sweep_temporaries, write_json
 from nnunet_box.inference.ensemble import InferenceOptions, LoadNetwork, Member, predict_case
-from nnunet_box.progress import track
+from nnunet_box.inference.mounts import check_image_file, check_readable, check_writable, unreadable
+from nnunet_box.inference.stopping import Stopped
+from nnunet_box.inference.timing import FirstWindow
+from nnunet_box.progress import say, track
 
 RUN_FILE = "run.json"
 Export = Callable[[NDArray[np.uint8], SourceCase, Path], Path]
 
 
+class CasesFailed(NnboxError):
+    """Some cases could not be predicted; all others are there. The exit code is that of invalid data where every
+    failure is.
+    """
+
+    def __init__(self, problems: Sequence[tuple[str, NnboxError]], cases: int, output: Path) -> None:
+        self.exit_code = max(problem.exit_code for _, problem in problems)
+        if any(problem.exit_code != InvalidData.exit_code for _, problem in problems):
+            self.exit_code = NnboxError.exit_code
+        names = ", ".join(name for name, _ in problems[:5]) + (", ..." if len(problems) > 5 else "")
+        super().__init__(
+            f"{len(problems)} of {cases} cases could not be predicted ({names}). The others are in {output}. "
+            f"{problems[0][0]}: {problems[0][1]}"
+        )
+
+
 @dataclass(frozen=True)
 class Predictor:
-    """A bundle ready to run: its ensemble, how networks are loaded, how windows are averaged."""
+    """A bundle ready to run: its ensemble, how networks are loaded, how windows are averaged. runtime: what runs
+    them, for ``run.json``.
+    """
 
     bundle: Bundle
     members: Sequence[Member]
     load_network: LoadNetwork
     options: InferenceOptions
+    runtime: str | None = None
 
     def labels(
         self, image: NDArray[np.float32], spacing: tuple[float, float, float], probabilities: Path | None
@@ -57,14 +83,19 @@ def input_cases(folder: Path, channels: int, challenge: Challenge | None) -> tup
 
     Raises
     ------
-    InvalidData: neither; the message is the challenge's, where there is one.
+    InvalidData: neither; the message is the challenge's, where there is one. Or the folder is missing, empty or not
+    readable, or two cases have one name.
     """
     if folder.is_file():
-        from nnunet_box.dataset.cases import ChannelFile
-        from nnunet_box.dataset.volumes import strip_suffix
-
         name = strip_suffix(folder)
         return (SourceCase(name, name, (ChannelFile(folder),), output_name=f"{name}.nii.gz"),)
+    check_readable(folder)
+    cases = _folder_cases(folder, channels, challenge)
+    check_cases(cases, folder)
+    return cases
+
+
+def _folder_cases(folder: Path, channels: int, challenge: Challenge | None) -> tuple[SourceCase, ...]:
     if challenge is None:
         return plain_folder_cases(folder, channels)
     try:
@@ -91,26 +122,6 @@ def exporter(challenge: Challenge | None) -> Export:
     return write
 
 
-def check_writable(output: Path) -> None:
-    """Refuse an output folder that cannot be written before any work is done.
-
-    Raises
-    ------
-    NnboxError: naming the folder and the user, the two things that are at odds.
-    """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / f".nnbox-tmp-probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        user = f"uid {os.getuid()}" if hasattr(os, "getuid") else "this user"
-        raise NnboxError(
-            f"{output}: {user} cannot write here ({error.strerror}). "
-            f"Give the folder to that user (chown or chmod), or run as its owner: docker run --user $(id -u):$(id -g)."
-        ) from error
-
-
 def is_written(file: Path) -> bool:
     """Whether a prediction is there as a whole; of a ``.mhd`` also the voxels it names, which lie in a second file."""
     if not file.is_file():
@@ -124,6 +135,23 @@ def is_written(file: Path) -> bool:
     return True
 
 
+def check_cases(cases: Sequence[SourceCase], source: Path) -> None:
+    """Refuse what can end in no file, or in one file for two cases.
+
+    Raises
+    ------
+    InvalidData: no cases; two of one name; two whose predictions would have one name.
+    """
+    if not cases:
+        raise InvalidData(source, "cases to predict", "none", "Is it the folder of the test cases?")
+    for what, names in (("case", [case.id for case in cases]), ("output file", [case.output_name for case in cases])):
+        name, count = Counter(names).most_common(1)[0]
+        if count > 1:
+            files = [case.reference_file for case in cases if name in (case.id, case.output_name)]
+            found = f"{count} named {name}: {', '.join(str(file) for file in files)}"
+            raise InvalidData(source, f"another name for each {what}", found, "Rename or remove all but one.")
+
+
 def predict_folder(
     predictor: Predictor,
     cases: Sequence[SourceCase],
@@ -131,54 +159,106 @@ def predict_folder(
     export: Export,
     resume: bool = False,
     save_probabilities: bool = False,
+    record: bool = True,
 ) -> dict[str, Any]:
-    """Predict and write every case; returns and writes ``run.json`` (per case: seconds by stage, peak memory, voxels
-    per label).
+    """Predict and write every case; returns what ``run.json`` holds (the runtime, seconds from the process's start
+    to the first window, and per case seconds by stage, peak memory, voxels per label; or the error).
 
-    With ``resume`` cases whose prediction is there are left alone; files are whole or absent, so they are good, and of
-    a pair of files both are looked for.
+    A case that cannot be predicted does not keep the others from it. With ``resume`` cases whose prediction is there
+    are left alone; files are whole or absent, so they are good, and of a pair of files both are looked for. With
+    ``record`` ``run.json`` is written after every case, so that it tells what is finished however the run ends; its
+    ``state`` is ``running``, ``interrupted``, ``failed`` or ``done``.
 
     Raises
     ------
-    InvalidData: a case that cannot be read. NnboxError: the output cannot be written.
+    CasesFailed: some cases could not be predicted; of a single case its own
+    error. NnboxError: the output cannot be written, or the model cannot be loaded.
     """
     check_writable(output)
     sweep_temporaries(output)
-    channels = len(predictor.bundle.channel_names)
+    first = FirstWindow(predictor.load_network)
+    # Several networks are loaded one at a time, so that memory does not grow with their number; one may stay.
+    alone = sum(member.networks for member in predictor.members) == 1
+    predictor = replace(predictor, load_network=functools.cache(first.load) if alone else first.load)
     records: list[dict[str, Any]] = []
-    for case in track(cases, "Predict"):
-        if len(case.channels) != channels:
-            raise InvalidData(
-                case.reference_file,
-                f"{channels} channels a case",
-                f"{len(case.channels)}",
-                "Is this the bundle for these images?",
-            )
-        if resume and is_written(output / case.output_name):
-            records.append({"case": case.id, "file": case.output_name, "skipped": True})
-            continue
-        records.append(_predict_one(predictor, case, output, export, save_probabilities))
-    run = {
+    run: dict[str, Any] = {
         "schema_version": 1,
+        "state": "running",
         "dataset": predictor.bundle.dataset,
         "configurations": [member.configuration for member in predictor.members],
         "networks": sum(member.networks for member in predictor.members),
+        "runtime": predictor.runtime,
+        "seconds": {"start": None},
         "cases": records,
     }
-    write_json(output / RUN_FILE, run)
+    problems: list[tuple[str, NnboxError]] = []
+
+    def note(state: str) -> None:
+        run["state"] = state
+        run["seconds"] = {"start": None if first.seconds is None else round(first.seconds, 3)}
+        if record:
+            write_json(output / RUN_FILE, run)
+
+    case, before = None, None
+    try:
+        for case in track(cases, "Predict"):
+            before = _version(output / case.output_name)
+            try:
+                records.append(_predicted(predictor, case, output, export, resume, save_probabilities))
+            except _CaseProblem as problem:
+                problems.append((case.id, problem.error))
+                records.append({"case": case.id, "error": str(problem.error)})
+                say(f"{case.id}: {problem.error}")
+            note("running")
+    except (KeyboardInterrupt, Stopped):
+        # Between a prediction and its record a signal may come too.
+        if case is not None and len(records) == cases.index(case) and _version(output / case.output_name) != before:
+            records.append({"case": case.id, "file": case.output_name})
+        note("interrupted")
+        raise
+    except NnboxError as error:
+        run["error"] = str(error)
+        with suppress(NnboxError):  # the same disk may be full
+            note("failed")
+        raise
+    note("failed" if problems else "done")
+    if problems:
+        raise problems[0][1] if len(cases) == 1 else CasesFailed(problems, len(cases), output)
     return run
 
 
-def _predict_one(
-    predictor: Predictor, case: SourceCase, output: Path, export: Export, save_probabilities: bool
+def _version(file: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced; None where it is not there as a whole."""
+    if not is_written(file):
+        return None
+    facts = file.stat()
+    return facts.st_ino, facts.st_mtime_ns
+
+
+class _CaseProblem(Exception):
+    """A case's own problem, as opposed to one that all cases share, such as a full disk."""
+
+    def __init__(self, error: NnboxError) -> None:
+        self.error = error
+        super().__init__(str(error))
+
+
+def _predicted(
+    predictor: Predictor, case: SourceCase, output: Path, export: Export, resume: bool, save_probabilities: bool
 ) -> dict[str, Any]:
+    """One case's record; raises ``_CaseProblem`` where the case is at fault and the next may do."""
+    if resume and is_written(output / case.output_name):
+        return {"case": case.id, "file": case.output_name, "skipped": True}
     started = time.monotonic()
-    image, geometry = read_image(case)
+    image, geometry = _read(case, len(predictor.bundle.channel_names))
     read = time.monotonic()
     kept = output / f"{case.id}.probabilities.b2nd" if save_probabilities else None
-    labels = predictor.labels(image, geometry.spacing, kept)
+    labels = _labels(predictor, case, image, geometry, kept)
     predicted = time.monotonic()
-    file = export(labels, case, output)
+    try:
+        file = export(labels, case, output)
+    except InvalidData as error:
+        raise _CaseProblem(error) from error
     ended = time.monotonic()
     names = predictor.bundle.labels
     counts = np.bincount(labels.ravel(), minlength=len(names))
@@ -197,3 +277,42 @@ def _predict_one(
         "voxels": voxels,
         "warnings": [f"no voxel of {name}" for name in empty],
     }
+
+
+def _read(case: SourceCase, channels: int) -> tuple[NDArray[np.float32], Geometry]:
+    try:
+        if len(case.channels) != channels:
+            fix = "Is this the bundle for these images?"
+            raise InvalidData(case.reference_file, f"{channels} channels a case", f"{len(case.channels)}", fix)
+        for channel in case.channels:
+            check_image_file(channel.path)
+        return read_image(case)
+    except InvalidData as error:
+        raise _CaseProblem(error) from error
+    except PermissionError as error:
+        path = Path(error.filename) if error.filename else case.reference_file
+        raise _CaseProblem(unreadable(path, "an image")) from error
+    except MemoryError as error:
+        raise _CaseProblem(_too_large(case, "its voxels")) from error
+
+
+def _labels(
+    predictor: Predictor, case: SourceCase, image: NDArray[np.float32], geometry: Geometry, kept: Path | None
+) -> NDArray[np.uint8]:
+    try:
+        return predictor.labels(image, geometry.spacing, kept)
+    except MemoryError as error:
+        voxels = " x ".join(str(length) for length in image.shape[1:])
+        raise _CaseProblem(_too_large(case, f"the prediction of {voxels} voxels")) from error
+    except NnboxError:
+        # Of the model, which the next case needs too.
+        raise
+    except Exception as error:
+        # Nobody foresaw it, so its place is told; it must not cost the cases after it.
+        say(traceback.format_exc())
+        reason = f"{case.reference_file}: prediction failed ({type(error).__name__}: {error})."
+        raise _CaseProblem(NnboxError(reason)) from error
+
+
+def _too_large(case: SourceCase, what: str) -> NnboxError:
+    return NnboxError(f"{case.reference_file}: not enough memory for {what}. Give this process more.")

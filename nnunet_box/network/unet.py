@@ -42,10 +42,12 @@ def _block(recipe: Recipe, inputs: int, outputs: int, kernel: Sequence[int], str
     )
 
 
-def _stage(recipe: Recipe, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int]) -> nn.Sequential:
+def _stage(
+    recipe: Recipe, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int], convolutions: int
+) -> nn.Sequential:
     return nn.Sequential(
         _block(recipe, inputs, outputs, kernel, stride),
-        _block(recipe, outputs, outputs, kernel, [1] * len(kernel)),
+        *(_block(recipe, outputs, outputs, kernel, [1] * len(kernel)) for _ in range(convolutions - 1)),
     )
 
 
@@ -53,8 +55,8 @@ class UNet(nn.Module):
     """Encoder and decoder of two convolutions a stage, joined by concatenation.
 
     A strided convolution goes down, a transposed convolution without bias (kernel = stride) up; the 1x1 head has no
-    bias
-    (authors' code of April 2019, where the paper is silent).
+    bias (authors' code of April 2019, where the paper is silent). A network imported from nnU-Net v2 may have other
+    numbers of convolutions, and the biases; its configuration's ``blocks`` say so.
 
     Parameters
     ----------
@@ -65,23 +67,26 @@ class UNet(nn.Module):
     def __init__(self, configuration: Configuration, inputs: int, classes: int, recipe: Recipe = PAPER) -> None:
         super().__init__()
         dimensions = configuration.dimensions
-        features = configuration.features
+        blocks = configuration.network_blocks
+        features = blocks.features
         strides = [(1,) * dimensions, *configuration.pool_kernel_sizes]
         kernels = configuration.conv_kernel_sizes
         widths = [inputs, *features]
         self.encoder = nn.ModuleList(
-            _stage(recipe, before, after, kernel, stride)
-            for (before, after), kernel, stride in zip(pairwise(widths), kernels, strides, strict=True)
+            _stage(recipe, before, after, kernel, stride, convolutions)
+            for (before, after), kernel, stride, convolutions in zip(
+                pairwise(widths), kernels, strides, blocks.encoder_convolutions, strict=True
+            )
         )
         self.upsampling = nn.ModuleList()
         self.decoder = nn.ModuleList()
-        for deep in range(len(features) - 1, 0, -1):
+        for deep, convolutions in zip(range(len(features) - 1, 0, -1), blocks.decoder_convolutions, strict=True):
             below, here = features[deep], features[deep - 1]
             self.upsampling.append(
-                _UP[dimensions](below, here, tuple(strides[deep]), stride=tuple(strides[deep]), bias=False)
+                _UP[dimensions](below, here, tuple(strides[deep]), stride=tuple(strides[deep]), bias=blocks.biases)
             )
-            self.decoder.append(_stage(recipe, 2 * here, here, kernels[deep - 1], [1] * dimensions))
-        self.head = _CONV[dimensions](features[0], classes, 1, bias=False)
+            self.decoder.append(_stage(recipe, 2 * here, here, kernels[deep - 1], [1] * dimensions, convolutions))
+        self.head = _CONV[dimensions](features[0], classes, 1, bias=blocks.biases)
         # The decoder's coarsest resolution gets no head of its own (nnU-Net's later recipe gives it no weight).
         sides = features[1 : len(features) - 2] if recipe.deep_supervision else ()
         self.side_heads = nn.ModuleList(_CONV[dimensions](here, classes, 1, bias=False) for here in sides)

@@ -17,6 +17,7 @@ from pydantic import (
 
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.files import read_json
+from nnunet_box.planning.conventions import CONVENTIONS, PAPER_RESAMPLING, Conventions, ConventionsName, Resampling
 from nnunet_box.planning.fingerprint import ChannelIntensities, Length, Voxels, describe_errors
 
 BASE_FEATURES = 30
@@ -39,6 +40,25 @@ MODELS = ("2d", FIRST_STAGE, SECOND_STAGE, CASCADE)
 
 Axes = Annotated[tuple[int, ...], Field(min_length=2, max_length=3)]
 
+Normalisation = Literal["ct", "zscore", "none", "rescale-01", "rgb-01"]
+"""What ``preprocessing/normalise.py`` does to a channel. The last three only in models imported from nnU-Net v2."""
+
+
+class Blocks(BaseModel):
+    """What a U-Net from elsewhere has otherwise than the paper's.
+
+    features: maps of each stage of the encoder, bottleneck last. encoder_convolutions: a number a stage, bottleneck
+    last. decoder_convolutions: a number a stage of the decoder, the finest last. biases: transposed convolutions and
+    the head have them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    features: Annotated[tuple[Voxels, ...], Field(min_length=1)]
+    encoder_convolutions: tuple[Voxels, ...]
+    decoder_convolutions: tuple[Voxels, ...]
+    biases: bool
+
 
 class Configuration(BaseModel):
     """One network's share of the plan. Axes are the network's: (Z, Y, X) in 3D, (Y, X) of a slice in 2D.
@@ -47,7 +67,9 @@ class Configuration(BaseModel):
     num_pool_per_axis: poolings along each axis. pool_kernel_sizes: one entry a pooling, 1 where an axis is left alone.
     conv_kernel_sizes: one entry a stage, bottleneck last. spacing (mm) and median_shape (voxels) of the resampled
     typical case: always the file's (Z, Y, X), in 2D too. in_plane_augmentation: deform and rotate within slices only.
-    axis_order: 2D only, the file's axes in the order (slice axis, then the two of the slice); None in 3D.
+    axis_order: the file's axes in the network's order; in 2D the slice axis, then the two of the slice. None in 3D
+    where they are the file's. blocks, resampling, mirror_axes (the network's, along which it may be asked about flips):
+    of models imported from nnU-Net v2; None where they are the paper's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +83,9 @@ class Configuration(BaseModel):
     median_shape: tuple[Voxels, Voxels, Voxels]
     in_plane_augmentation: bool
     axis_order: tuple[int, int, int] | None = None
+    blocks: Blocks | None = None
+    resampling: Resampling | None = None
+    mirror_axes: tuple[int, ...] | None = None
 
     @property
     def dimensions(self) -> int:
@@ -70,7 +95,30 @@ class Configuration(BaseModel):
     @property
     def features(self) -> tuple[int, ...]:
         """Feature maps of each stage of the encoder, bottleneck last."""
-        return stage_features(len(self.conv_kernel_sizes), self.dimensions)
+        return self.network_blocks.features
+
+    @property
+    def network_blocks(self) -> Blocks:
+        """``blocks``, or the paper's: two convolutions a stage, neither transposed ones nor the head with a bias."""
+        if self.blocks is not None:
+            return self.blocks
+        stages = len(self.conv_kernel_sizes)
+        return Blocks(
+            features=stage_features(stages, self.dimensions),
+            encoder_convolutions=(2,) * stages,
+            decoder_convolutions=(2,) * (stages - 1),
+            biases=False,
+        )
+
+    @property
+    def interpolation(self) -> Resampling:
+        """``resampling``, or the paper's."""
+        return self.resampling or PAPER_RESAMPLING
+
+    @property
+    def mirrors(self) -> tuple[int, ...]:
+        """Axes of the network's input along which it may be asked about flips: all, unless ``mirror_axes`` says."""
+        return tuple(range(self.dimensions)) if self.mirror_axes is None else self.mirror_axes
 
     @model_validator(mode="after")
     def _consistent(self) -> Configuration:
@@ -85,17 +133,25 @@ class Configuration(BaseModel):
                 factor *= kernel[axis]
             if factor != 2 ** self.num_pool_per_axis[axis] or size % factor:
                 raise ValueError(f"patch_size: axis {axis} has {size} voxels and is pooled by {factor} in all")
-        if (self.dimensions == 2) != (self.axis_order is not None):
-            raise ValueError("axis_order: given in 2D and only there")
+        if (self.axis_order is None) if self.dimensions == 2 else (self.axis_order == (0, 1, 2)):
+            raise ValueError("axis_order: given in 2D, and in 3D where the network's axes are not the file's")
         if self.axis_order is not None and sorted(self.axis_order) != [0, 1, 2]:
             raise ValueError("axis_order: each of 0, 1 and 2 once")
+        stages, blocks = len(self.conv_kernel_sizes), self.network_blocks
+        if (len(blocks.features), len(blocks.encoder_convolutions)) != (stages, stages):
+            raise ValueError(f"blocks: features and encoder_convolutions need {stages} entries, one a stage")
+        if len(blocks.decoder_convolutions) != stages - 1:
+            raise ValueError(f"blocks: decoder_convolutions needs {stages - 1} entries, one a stage of the decoder")
+        if len(set(self.mirrors)) != len(self.mirrors) or not set(self.mirrors) <= set(range(self.dimensions)):
+            raise ValueError(f"mirror_axes: axes of the patch, each at most once, not {self.mirrors}")
         return self
 
     @model_serializer(mode="wrap")
     def _leave_out_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        if self.axis_order is None:
-            values.pop("axis_order", None)
+        for name in ("axis_order", "blocks", "resampling", "mirror_axes"):
+            if values.get(name) is None:
+                values.pop(name, None)
         return values
 
 
@@ -103,7 +159,8 @@ class Plan(BaseModel):
     """A data set's plan, as ``plan.json`` holds it.
 
     labels: value to name, 0 is the background. normalisation: one entry a channel. use_nonzero_mask: z-scores are taken
-    inside the nonzero mask, and outside it the image is 0. memory_gb: GPU memory planned for.
+    inside the nonzero mask, and outside it the image is 0. memory_gb: GPU memory planned for. conventions: whose steps
+    prepare the cases and average the outputs; left out of the file where they are the paper's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -112,11 +169,12 @@ class Plan(BaseModel):
     dataset: str
     channel_names: Annotated[tuple[str, ...], Field(min_length=1)]
     labels: dict[int, str]
-    normalisation: tuple[Literal["ct", "zscore"], ...]
+    normalisation: tuple[Normalisation, ...]
     use_nonzero_mask: bool
     intensities: tuple[ChannelIntensities, ...] | None = None
     memory_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     configurations: dict[str, Configuration]
+    conventions: ConventionsName = "paper"
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:
@@ -131,6 +189,18 @@ class Plan(BaseModel):
         if CASCADE in self.configurations:
             raise ValueError(f"configurations: {CASCADE} has no entry of its own, it follows that of {SECOND_STAGE}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if self.conventions == "paper":
+            values.pop("conventions", None)
+        return values
+
+    @property
+    def steps(self) -> Conventions:
+        """What ``conventions`` stands for."""
+        return CONVENTIONS[self.conventions]
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """Half-open voxel ranges along (Z, Y, X)."""
@@ -17,7 +17,24 @@ def nonzero_mask(image: NDArray[np.float32]) -> NDArray[np.bool_]:
         mask |= channel != 0
     if mask.all():
         return mask
-    filled: NDArray[np.bool_] = ndimage.binary_fill_holes(mask)
+    return fill_holes(mask)
+
+
+def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask (Z, Y, X) and every voxel that no path over faces joins to the volume's border outside of it.
+
+    As ``scipy.ndimage.binary_fill_holes``, which grows the outside voxel by voxel, where components are one pass.
+    """
+    filled = mask.copy()
+    # Nothing outside the box around the mask is enclosed by it.
+    inside = filled[box_slices(bounding_box(mask))]
+    parts, count = cc3d.connected_components(np.ascontiguousarray(~inside), connectivity=6, return_N=True)
+    enclosed = np.ones(count + 1, dtype=bool)
+    for axis in range(3):
+        for face in (0, -1):
+            enclosed[np.unique(parts.take(face, axis=axis))] = False
+    enclosed[0] = True
+    inside |= enclosed[parts]
     return filled
 
 

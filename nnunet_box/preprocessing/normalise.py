@@ -22,6 +22,8 @@ def normalise(
 
     ``ct``: clip to the 0.5 and 99.5 percentiles of all training foreground, subtract its mean, divide by its deviation.
     ``zscore``: the case's own mean and deviation; with ``mask`` (Z, Y, X) taken inside it, and zero outside.
+    ``none``, ``rescale-01`` (the case's least and largest value to 0 and 1), ``rgb-01`` (0 to 255 to 0 to 1): nnU-Net
+    v2's further schemes, for models imported from it.
 
     Raises
     ------
@@ -43,5 +45,10 @@ def normalise(
             channel /= deviation + SMALLEST_DEVIATION
             if mask is not None:
                 channel[~mask] = 0
-        else:
-            raise ValueError(f"normalisation {scheme!r}: ct or zscore")
+        elif scheme == "rescale-01":
+            channel -= channel.min()
+            channel /= max(float(channel.max()), SMALLEST_DEVIATION)
+        elif scheme == "rgb-01":
+            channel /= 255
+        elif scheme != "none":
+            raise ValueError(f"normalisation {scheme!r}: ct, zscore, none, rescale-01 or rgb-01")

@@ -5,17 +5,26 @@ alike.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_box.planning.conventions import PAPER_RESAMPLING, Conventions, Interpolation, Resampling
 from nnunet_box.planning.plan import Configuration, Plan
 from nnunet_box.preprocessing.crop import Box, bounding_box, box_slices, nonzero_mask
 from nnunet_box.preprocessing.normalise import normalise
-from nnunet_box.preprocessing.resample import Shape, axis_orders, resample_image, resample_labels, resampled_shape
+from nnunet_box.preprocessing.resample import (
+    Shape,
+    apart_axis,
+    axis_orders,
+    resample_image,
+    resample_labels,
+    resampled_shape,
+)
+from nnunet_box.preprocessing.within_range import resample_within_range
 
-IMAGE_ORDER = 3
-LABEL_ORDER = 1
+Voxel = TypeVar("Voxel", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class Placement:
 
     shape: the file's (Z, Y, X). box: what was kept of it. spacing: of the file, mm (Z, Y, X).
     axis_order: the network's axes in terms of the file's. target_spacing, target_shape: the network's grid, in the
-        file's axes.
+        file's axes. resampling: the interpolation there and back. network_grid_first: see ``Conventions``.
     """
 
     shape: Shape
@@ -33,13 +42,32 @@ class Placement:
     target_spacing: tuple[float, float, float]
     target_shape: Shape
     axis_order: tuple[int, int, int]
+    resampling: Resampling = PAPER_RESAMPLING
+    network_grid_first: bool = False
+
+    def orders(self, kind: Interpolation) -> tuple[int, int, int]:
+        """Interpolation order per axis on the way to the network's grid."""
+        return axis_orders(self.spacing, self.target_spacing, kind.order, kind.order_apart, kind.apart)
+
+    @property
+    def apart(self) -> int | None:
+        """Axis of the file along which an image is interpolated apart, if there is one."""
+        return apart_axis(self.spacing, self.target_spacing, self.resampling.image.apart)
+
+    @property
+    def orders_back(self) -> tuple[int, int, int]:
+        """Interpolation order per axis of the network's outputs, on the way to the file's grid."""
+        kind = self.resampling.outputs
+        grids = (self.spacing, self.target_spacing)
+        first, then = grids[::-1] if self.network_grid_first else grids
+        return axis_orders(first, then, kind.order, kind.order_apart, kind.apart)
 
     @property
     def cropped_shape(self) -> Shape:
         z, y, x = (stop - start for start, stop in self.box)
         return (z, y, x)
 
-    def to_file_axes(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    def to_file_axes(self, array: NDArray[Voxel]) -> NDArray[Voxel]:
         """(C, ...) in the network's axes to (C, Z, Y, X)."""
         back = np.argsort(self.axis_order)
         return array.transpose(0, *(int(axis) + 1 for axis in back))
@@ -50,12 +78,13 @@ class PreparedCase:
     """A case on the network's grid, in the network's axes.
 
     image: (C, Z, Y, X) float32. labels: (Z, Y, X) int8, -1 outside the nonzero mask where the plan uses it; None
-        without labels.
+        without labels. mask: nonzero voxels (Z, Y, X) of what was kept, on the file's grid.
     """
 
     image: NDArray[np.float32]
     labels: NDArray[np.int8] | None
     placement: Placement
+    mask: NDArray[np.bool_] | None = None
 
 
 def target_spacing(configuration: Configuration, spacing: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -74,13 +103,14 @@ def prepare_case(
     plan: Plan,
     configuration: Configuration,
 ) -> PreparedCase:
-    """Crop to nonzero, resample, normalise, in that order (authors' code of April 2019).
+    """Crop to nonzero, resample, normalise, in that order (authors' code of April 2019); where the plan's conventions
+    say so, normalise before resampling.
 
     image: (C, Z, Y, X) in the file's own intensities. spacing: mm (Z, Y, X). labels: (Z, Y, X) or None.
     """
     mask = nonzero_mask(image)
-    placement = _placement(mask, spacing, configuration)
-    inside, goal, goal_shape = box_slices(placement.box), placement.target_spacing, placement.target_shape
+    placement = _placement(mask, spacing, configuration, plan.steps)
+    inside, goal_shape, kinds = box_slices(placement.box), placement.target_shape, placement.resampling
     axes = placement.axis_order
     outside_value = len(plan.labels)
     marked = np.zeros(placement.cropped_shape, dtype=np.uint8) if labels is None else labels[inside].copy()
@@ -89,31 +119,41 @@ def prepare_case(
         marked[~mask[inside] & (marked == 0)] = outside_value
     # A copy, as normalisation works in place and the caller keeps the image.
     cropped = image[(slice(None), *inside)].copy()
-    resampled = resample_image(cropped, goal_shape, axis_orders(spacing, goal, IMAGE_ORDER))
+    if plan.steps.normalise_first:
+        normalise(cropped, plan.normalisation, plan.intensities, mask[inside] if keep_mask else None)
+    if plan.steps.within_range:
+        resampled = resample_within_range(cropped, goal_shape, placement.orders(kinds.image), placement.apart)
+    else:
+        resampled = resample_image(cropped, goal_shape, placement.orders(kinds.image))
     on_grid = (
-        resample_labels(marked, goal_shape, axis_orders(spacing, goal, LABEL_ORDER))
-        if labels is not None or keep_mask
+        resample_labels(marked, goal_shape, placement.orders(kinds.labels))
+        if labels is not None or (keep_mask and not plan.steps.normalise_first)
         else np.zeros(0, dtype=np.uint8)
     )
-    grid_mask = on_grid != outside_value if keep_mask else None
-    normalise(resampled, plan.normalisation, plan.intensities, grid_mask)
+    if not plan.steps.normalise_first:
+        grid_mask = on_grid != outside_value if keep_mask else None
+        normalise(resampled, plan.normalisation, plan.intensities, grid_mask)
     prepared_labels = None
     if labels is not None:
         prepared_labels = on_grid.astype(np.int8)
         prepared_labels[on_grid == outside_value] = -1
         prepared_labels = np.ascontiguousarray(prepared_labels.transpose(axes))
     turned = np.ascontiguousarray(resampled.transpose(0, *(axis + 1 for axis in axes)))
-    return PreparedCase(turned, prepared_labels, placement)
+    return PreparedCase(turned, prepared_labels, placement, mask[inside])
 
 
 def case_placement(
     image: NDArray[np.float32], spacing: tuple[float, float, float], configuration: Configuration
 ) -> Placement:
-    """Where ``prepare_case`` puts an image (C, Z, Y, X) of that spacing (mm, Z, Y, X), without doing so."""
-    return _placement(nonzero_mask(image), spacing, configuration)
+    """Where ``prepare_case`` puts an image (C, Z, Y, X) of that spacing (mm, Z, Y, X) by the paper's conventions,
+    without doing so.
+    """
+    return _placement(nonzero_mask(image), spacing, configuration, Conventions())
 
 
-def _placement(mask: NDArray[np.bool_], spacing: tuple[float, float, float], configuration: Configuration) -> Placement:
+def _placement(
+    mask: NDArray[np.bool_], spacing: tuple[float, float, float], configuration: Configuration, steps: Conventions
+) -> Placement:
     box = bounding_box(mask)
     goal = target_spacing(configuration, spacing)
     axes = configuration.axis_order or (0, 1, 2)
@@ -125,4 +165,6 @@ def _placement(mask: NDArray[np.bool_], spacing: tuple[float, float, float], con
         target_spacing=goal,
         target_shape=resampled_shape((stop - start for start, stop in box), spacing, goal),
         axis_order=(axes[0], axes[1], axes[2]),
+        resampling=configuration.interpolation,
+        network_grid_first=steps.network_grid_first,
     )

@@ -5,27 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import write_beside
 from nnunet_box.preprocessing.crop import box_slices
-from nnunet_box.preprocessing.pipeline import LABEL_ORDER, Placement
-from nnunet_box.preprocessing.resample import axis_orders, resample_labels
-from nnunet_box.preprocessing.store import CPARAMS, chunk_shape
+from nnunet_box.preprocessing.pipeline import Placement
+from nnunet_box.preprocessing.resample import resample_labels
 
 SUFFIX = ".b2nd"
 
 
-def labels_on_grid(labels: NDArray[np.uint8], placement: Placement) -> NDArray[np.int8]:
+def labels_on_grid(
+    labels: NDArray[np.uint8], placement: Placement, mask: NDArray[np.bool_] | None = None
+) -> NDArray[np.int8]:
     """A label map (Z, Y, X) of the file's grid on the network's grid, in the network's axes.
 
-    Cropped and resampled label by label, linearly, as the reference labels are (authors' code of April 2019).
+    Cropped and resampled label by label, linearly, as the reference labels are (authors' code of April 2019). With
+    ``mask``, the nonzero voxels of what was kept, the background outside of it is a label of its own on the way.
     """
-    orders = axis_orders(placement.spacing, placement.target_spacing, LABEL_ORDER)
-    on_grid = resample_labels(labels[box_slices(placement.box)], placement.target_shape, orders)
+    orders = placement.orders(placement.resampling.labels)
+    cropped = labels[box_slices(placement.box)]
+    if mask is None:
+        on_grid = resample_labels(cropped, placement.target_shape, orders)
+    else:
+        outside = np.uint8(cropped.max() + 1)
+        on_grid = resample_labels(np.where((cropped == 0) & ~mask, outside, cropped), placement.target_shape, orders)
+        on_grid = np.where(on_grid == outside, np.uint8(0), on_grid)
     return np.ascontiguousarray(on_grid.astype(np.int8).transpose(placement.axis_order))
 
 
@@ -45,6 +52,10 @@ def write_previous(folder: Path, case_id: str, labels: NDArray[np.int8], patch: 
     ------
     NnboxError: the disk is full or the folder cannot be written.
     """
+    import blosc2
+
+    from nnunet_box.preprocessing.store import CPARAMS, chunk_shape
+
     with write_beside(_file(folder, case_id)) as temporary:
         blosc2.asarray(labels, urlpath=str(temporary), chunks=chunk_shape(patch, labels.shape), cparams=CPARAMS)
 
@@ -61,6 +72,8 @@ def open_previous(folder: Path, case_id: str) -> Any:
     ------
     InvalidData: it is not there or cannot be opened.
     """
+    import blosc2
+
     file = _file(folder, case_id)
     try:
         return blosc2.open(str(file), mode="r", dparams={"nthreads": 1})

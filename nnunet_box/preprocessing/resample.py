@@ -15,7 +15,8 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+
+from nnunet_box.boxes import label_boxes
 
 ANISOTROPY_THRESHOLD = 3.0
 SPLINE_MARGIN = 12
@@ -29,7 +30,7 @@ Shape = tuple[int, int, int]
 
 def resampled_shape(shape: Iterable[int], spacing: Iterable[float], target: Iterable[float]) -> Shape:
     """Voxels (Z, Y, X) after going from ``spacing`` to ``target`` (mm): round(shape * spacing / target), at least 1."""
-    z, y, x = (max(1, round(n * old / new)) for n, old, new in zip(shape, spacing, target, strict=True))
+    z, y, x = (max(1, round(old / new * n)) for n, old, new in zip(shape, spacing, target, strict=True))
     return (z, y, x)
 
 
@@ -41,16 +42,34 @@ def low_resolution_axis(spacing: tuple[float, ...], target: tuple[float, ...]) -
     """
     for candidate in (spacing, target):
         if max(candidate) / min(candidate) > ANISOTROPY_THRESHOLD:
-            coarsest = [axis for axis, value in enumerate(candidate) if value == max(candidate)]
-            return coarsest[0] if len(coarsest) == 1 else None
+            return _coarsest_axis(candidate)
     return None
 
 
-def axis_orders(spacing: tuple[float, ...], target: tuple[float, ...], order: int) -> tuple[int, int, int]:
-    """Interpolation order per axis: ``order``, but nearest (0) along a low-resolution axis."""
-    apart = low_resolution_axis(spacing, target)
-    z, y, x = (0 if axis == apart else order for axis in range(3))
+def _coarsest_axis(spacing: tuple[float, ...]) -> int | None:
+    coarsest = [axis for axis, value in enumerate(spacing) if value == max(spacing)]
+    return coarsest[0] if len(coarsest) == 1 else None
+
+
+def axis_orders(
+    spacing: tuple[float, ...], target: tuple[float, ...], order: int, order_apart: int = 0, rule: str = "auto"
+) -> tuple[int, int, int]:
+    """Interpolation order per axis: ``order``, but ``order_apart`` (nearest by default) along an axis treated apart.
+
+    rule: ``auto`` for ``low_resolution_axis``, or as ``apart_axis`` has it.
+    """
+    apart = apart_axis(spacing, target, rule)
+    z, y, x = (order_apart if axis == apart else order for axis in range(3))
     return (z, y, x)
+
+
+def apart_axis(spacing: tuple[float, ...], target: tuple[float, ...], rule: str) -> int | None:
+    """Axis to treat apart: ``low_resolution_axis`` where ``rule`` is ``auto``, none for ``never``, and for ``always``
+    the axis of the coarsest ``spacing``, unless two share it.
+    """
+    if rule == "always":
+        return _coarsest_axis(spacing)
+    return low_resolution_axis(spacing, target) if rule == "auto" else None
 
 
 @lru_cache(maxsize=256)
@@ -73,7 +92,7 @@ def axis_matrix(source: int, target: int, order: int) -> NDArray[np.float32]:
         )
     elif order == 3:
         padded = np.pad(np.eye(source), ((SPLINE_MARGIN, SPLINE_MARGIN), (0, 0)), mode="edge")
-        coefficients = ndimage.spline_filter1d(padded, order=3, axis=0, mode="mirror")
+        coefficients = _spline_coefficients(padded)
         gather = _scatter(
             positions + SPLINE_MARGIN, source + 2 * SPLINE_MARGIN, np.array([-1, 0, 1, 2]), _cubic_weights
         )
@@ -82,6 +101,25 @@ def axis_matrix(source: int, target: int, order: int) -> NDArray[np.float32]:
         raise ValueError(f"interpolation order {order}: 0, 1 or 3")
     result = matrix.astype(np.float32)
     result.setflags(write=False)
+    return result
+
+
+def _spline_coefficients(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cubic B-spline coefficients (n, m) along the first axis, n at least 2, with mirrored edges.
+
+    The recursive filter of Unser, IEEE Signal Processing Magazine 16(6), 1999, as ``scipy.ndimage.spline_filter1d``.
+    """
+    count, pole = len(samples), np.sqrt(3.0) - 2
+    powers = pole ** np.arange(count)
+    result: NDArray[np.float64] = samples * ((1 - pole) * (1 - 1 / pole))
+    # The mirrored signal repeats after 2 (n - 1) samples; its geometric series is summed in closed form.
+    once = powers[1:-1] + powers[-1] * powers[-2:0:-1]
+    result[0] = (result[0] + powers[-1] * result[-1] + once @ result[1:-1]) / (1 - powers[-1] ** 2)
+    for row in range(1, count):
+        result[row] += pole * result[row - 1]
+    result[-1] = (pole * result[-2] + result[-1]) * pole / (pole**2 - 1)
+    for row in range(count - 2, -1, -1):
+        result[row] = pole * (result[row + 1] - result[row])
     return result
 
 
@@ -138,9 +176,9 @@ def resample_image(image: NDArray[np.float32], target: Shape, orders: tuple[int,
     return result
 
 
-def slabs(target: Shape) -> Iterator[slice]:
-    """Ranges along Z that hold about ``SLAB_VOXELS`` voxels each."""
-    planes = max(1, SLAB_VOXELS // (target[1] * target[2]))
+def slabs(target: Shape, volumes: int = 1) -> Iterator[slice]:
+    """Ranges along Z that hold about ``SLAB_VOXELS`` voxels of ``volumes`` volumes together."""
+    planes = max(1, SLAB_VOXELS // (target[1] * target[2] * volumes))
     for start in range(0, target[0], planes):
         yield slice(start, min(start + planes, target[0]))
 
@@ -168,15 +206,13 @@ def resample_labels(labels: NDArray[np.uint8], target: Shape, orders: tuple[int,
     if labels.shape == target:
         return labels
     source: Shape = (labels.shape[0], labels.shape[1], labels.shape[2])
-    boxes = ndimage.find_objects(labels)
+    boxes = label_boxes(labels)
     result = np.zeros(target, dtype=np.uint8)
     matrices = _matrices(source, target, orders)
     for slab in slabs(target):
         best = np.zeros((slab.stop - slab.start, target[1], target[2]), dtype=np.float32)
         total = np.zeros_like(best)
-        for value, box in enumerate(boxes, start=1):
-            if box is None:
-                continue
+        for value, box in boxes.items():
             rows = [np.flatnonzero(matrix[:, span].any(axis=1)) for matrix, span in zip(matrices, box, strict=True)]
             rows[0] = rows[0][(rows[0] >= slab.start) & (rows[0] < slab.stop)]
             if not all(len(row) for row in rows):

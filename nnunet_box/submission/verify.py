@@ -185,13 +185,19 @@ def _prediction(
                 file = Path(folder) / PurePosixPath(name).name
                 copy_member(archive, members[name], file, most)
                 check_compression(file, name, most)
-            yield from _content(Path(folder) / PurePosixPath(item.names[0]).name, item, image, form)
+            yield from content_findings(Path(folder) / PurePosixPath(item.names[0]).name, item, image, form)
         except InvalidData as problem:
             yield Finding("error", item.names[0], problem.expected, problem.found, problem.fix)
 
 
-def _content(file: Path, item: Wanted, image: Geometry, form: SubmissionForm) -> Iterator[Finding]:
-    """Grid first, from the header alone: voxels are read only where the shape is the image's."""
+def content_findings(file: Path, item: Wanted, image: Geometry, form: SubmissionForm) -> Iterator[Finding]:
+    """What is wrong with a prediction's content. image: the grid it has to have. Grid first, from the header alone:
+    voxels are read only where the shape is the image's.
+
+    Raises
+    ------
+    InvalidData: it cannot be read.
+    """
     name = item.names[0]
     grid, channels, header = read_header(file)
     yield from _grid(name, grid, image, form)

@@ -44,18 +44,53 @@ def test_json_is_the_whole_report(invoke, monkeypatch):
 
 def test_no_engine_is_told_with_what_to_start_but_is_no_failure(invoke, monkeypatch):
     monkeypatch.setattr(docker, "from_env", no_engine)
-    finding = doctor.examine_engine()
+    (finding,) = doctor.examine_engine()
     assert finding.state == "missing"
     assert "\n" not in finding.found
-    assert "docker" in finding.advice
+    assert "docker" in finding.found
     assert invoke().exit_code == 0
 
 
-def test_an_engine_is_told_with_its_version(monkeypatch):
-    client = SimpleNamespace(version=lambda: {"Version": "99.1", "Os": "linux", "Arch": "amd64"}, close=lambda: None)
-    monkeypatch.setattr(docker, "from_env", lambda **_: client)
-    finding = doctor.examine_engine()
-    assert (finding.state, finding.found) == ("ok", "99.1, linux/amd64")
+INFO = {
+    "DockerRootDir": "/",
+    "CgroupVersion": "2",
+    "MemoryLimit": True,
+    "PidsLimit": True,
+    "SecurityOptions": ["name=rootless"],
+}
+PODMAN = {
+    "Version": "99.1",
+    "ApiVersion": "1.41",
+    "Os": "linux",
+    "Arch": "amd64",
+    "Components": [{"Name": "Podman Engine"}],
+}
+
+
+def engine_says(monkeypatch, version, info, base_url="http+docker://localhost"):
+    api = SimpleNamespace(version=lambda: version, info=lambda: info, base_url=base_url)
+    monkeypatch.setattr(docker, "from_env", lambda **_: SimpleNamespace(api=api))
+    return {finding.what: finding for finding in doctor.examine_engine()}
+
+
+def test_an_engine_is_told_with_its_kind_limits_and_room(monkeypatch):
+    findings = engine_says(monkeypatch, PODMAN, INFO)
+    assert findings["container engine"].found == "podman 99.1, linux/amd64, API 1.41, rootless"
+    assert findings["container limits"].found.startswith("control groups version 2;")
+    assert findings["image storage"].found.endswith("GiB free at /")
+    assert {finding.state for finding in findings.values()} <= {"ok", "warning"}
+    docker_says = PODMAN | {"Components": [{"Name": "Engine"}]}
+    assert engine_says(monkeypatch, docker_says, INFO)["container engine"].found.startswith("docker 99.1")
+
+
+def test_limits_an_engine_lacks_are_a_warning(monkeypatch):
+    findings = engine_says(monkeypatch, PODMAN, INFO | {"MemoryLimit": False, "SwapLimit": False})
+    assert findings["container limits"].state == "warning"
+    assert "without limits on memory, swap" in findings["container limits"].found
+
+
+def test_the_room_of_an_engine_elsewhere_is_not_this_machines(monkeypatch):
+    assert "image storage" not in engine_says(monkeypatch, PODMAN, INFO, base_url="http://far:2375")
 
 
 def test_a_missing_package_is_a_failure(invoke, monkeypatch):

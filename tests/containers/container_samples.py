@@ -16,8 +16,8 @@ from nnunet_box.workspace import Workspace
 
 LABELS = {0: "background", 1: "RV", 2: "MLV", 3: "LVC"}
 
-# What answers as `python -m nnunet_box.inference.entry` in an image without torch: it tells how it was started, and
-# writes one file where the real one would.
+# What answers as `python -m nnunet_box.inference.entry` in an image without torch: it tells how it was started and what
+# the image's profile says, and writes one file where the real one would.
 PROBE_ENTRY = """
 import json, os, pathlib, sys
 
@@ -29,20 +29,21 @@ def refused(path):
         return True
 
 if __name__ == "__main__":
-    options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-    bundle = json.loads(pathlib.Path(options["--bundle"], "bundle.json").read_text())
+    told = json.loads(pathlib.Path("/opt/nnbox/profile.json").read_text())
+    bundle = json.loads(pathlib.Path(told["bundle"], "bundle.json").read_text())
     facts = {
-        "options": options, "challenge": bundle["challenge"], "uid": os.getuid(), "gid": os.getgid(),
+        "told": told, "arguments": sys.argv[1:], "challenge": bundle["challenge"],
+        "uid": os.getuid(), "gid": os.getgid(),
         "home": os.path.expanduser("~"), "unbuffered": os.environ["PYTHONUNBUFFERED"],
         "threads": {name: int(value) for name, value in os.environ.items() if "THREAD" in name},
-        "root_refused": refused("/"), "bundle_refused": refused(options["--bundle"]), "tmp_refused": refused("/tmp"),
-        "input_refused": refused(options["--input"]), "network": sorted(os.listdir("/sys/class/net")),
+        "root_refused": refused("/"), "bundle_refused": refused(told["bundle"]), "tmp_refused": refused("/tmp"),
+        "input_refused": refused(told["input"]), "network": sorted(os.listdir("/sys/class/net")),
         "shm": os.statvfs("/dev/shm").f_frsize * os.statvfs("/dev/shm").f_blocks,
         "status": pathlib.Path("/proc/self/status").read_text(),
-        "modes": {str(p): oct(p.stat().st_mode & 0o777) for p in pathlib.Path(options["--bundle"]).rglob("*")},
-        "inputs": sorted(os.listdir(options["--input"])),
+        "modes": {str(p): oct(p.stat().st_mode & 0o777) for p in pathlib.Path(told["bundle"]).rglob("*")},
+        "inputs": sorted(os.listdir(told["input"])),
     }
-    pathlib.Path(options["--output"], "probe.json").write_text(json.dumps(facts))
+    pathlib.Path(told["output"], "probe.json").write_text(json.dumps(facts))
     print("probe done")
 """
 
@@ -122,12 +123,28 @@ def make_bundle(folder: Path, challenge: str | None = "acdc", dataset: str = "ac
     return load_bundle(folder)
 
 
+def pip_wheel(folder: Path) -> Path:
+    """The installed pip as a wheel: a build installs with it, and tests fetch nothing."""
+    import pip
+
+    source = Path(pip.__file__).parent
+    path = folder / f"pip-{pip.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(source.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                archive.writestr(zipfile.ZipInfo(f"pip/{file.relative_to(source)}"), file.read_bytes())
+    return path
+
+
 def probe_wheel(folder: Path, entry: str = PROBE_ENTRY) -> Path:
     """The stand-in for nnunet_box, with ``entry`` for its inference.entry module."""
     files = {
         "nnunet_box/__init__.py": "",
         "nnunet_box/inference/__init__.py": "",
         "nnunet_box/inference/entry.py": entry,
+        "nnunet_box/inference/jobs.py": "",
+        "nnunet_box/inference/torch_runtime.py": "",
+        "nnunet_box/inference/openvino_runtime.py": "def device_name(): return 'stand-in'\n",
         "nnunet_box-0.0.1.dist-info/entry_points.txt": "[nnunet_box.challenges]\nacdc = nnunet_box:__name__\n",
     }
     return write_wheel(folder, "nnunet_box", "0.0.1", files)

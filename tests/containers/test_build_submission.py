@@ -53,10 +53,12 @@ def one_wheel(monkeypatch) -> list[str]:
 
     def run(command, **_):
         asked.append(command[-1])
-        write_wheel(Path(command[command.index("--dest") + 1]), "alpha", "1.0", {})
+        name, _, version = command[-1].partition("==")
+        write_wheel(Path(command[command.index("--dest") + 1]), name, version, {})
         return SimpleNamespace(returncode=0, stderr="")
 
-    monkeypatch.setattr(wheelhouse, "inference_pins", lambda adapter=None: (Pin("alpha", "1.0"),))
+    monkeypatch.setattr(wheelhouse, "inference_pins", lambda needs: (Pin("alpha", "1.0"),))
+    monkeypatch.setattr(wheelhouse, "build_pip", lambda: Pin("pip", "2.0"))
     monkeypatch.setattr(wheelhouse.subprocess, "run", run)
     return asked
 
@@ -80,12 +82,12 @@ def test_one_command_builds_and_prints_how_to_run(workspace, engine, one_wheel):
     assert facts.identifier in result.stderr
     assert " MB" in result.stderr
     assert "Step 1/" in result.stderr
-    assert facts.labels["nnbox.challenge"] == "acdc"
-    assert facts.labels["nnbox.base.id"] == "sha256:base"
-    assert one_wheel == ["alpha==1.0"]
+    assert facts.labels["org.nnunet-box.challenge"] == "acdc"
+    assert facts.labels["org.opencontainers.image.base.digest"] == "sha256:base"
+    assert one_wheel == ["alpha==1.0", "pip==2.0"]
     assert (workspace / "wheelhouse" / "alpha-1.0-py3-none-any.whl").is_file()
     assert image(workspace, "--tag", "mine:2", "--json").exit_code == 0
-    assert one_wheel == ["alpha==1.0"]
+    assert one_wheel == ["alpha==1.0", "pip==2.0"]
     assert no_temporaries(workspace)
 
 
@@ -95,13 +97,13 @@ def test_json_for_scripts(workspace, engine):
     assert told["id"] == engine.images["mine:2"].identifier
     assert told["size_bytes"] > 0
     assert told["run"].endswith(" mine:2")
-    assert told["challenge"] == told["labels"]["nnbox.challenge"] == "acdc"
+    assert told["challenge"] == told["labels"]["org.nnunet-box.challenge"] == "acdc"
 
 
 @pytest.mark.parametrize(("rule", "steps"), [("auto", [[2]]), ("none", []), ("largest-component", [[1, 2, 3]])])
 def test_postprocessing_as_asked(workspace, engine, rule, steps):
     assert image(workspace, "--postprocess", rule, "--tag", "mine:2").exit_code == 0
-    assert json.loads(engine.images["mine:2"].labels["nnbox.postprocessing"])["steps"] == steps
+    assert json.loads(engine.images["mine:2"].labels["org.nnunet-box.postprocessing"])["steps"] == steps
     assert read_json(workspace / "bundles" / "heart" / "bundle.json")["postprocessing"]["steps"] == [[2]]
 
 
@@ -133,9 +135,10 @@ def test_a_bundle_for_another_challenge_is_refused(workspace, engine):
 
 def test_a_bundle_without_challenge_takes_the_one_asked_for(tmp_path, engine):
     make_bundle(tmp_path / "bundles" / "own", challenge=None, dataset="own")
-    assert isinstance(image(tmp_path).exception, UsageError)
+    assert image(tmp_path, "--tag", "mine:1").exit_code == 0
+    assert engine.images["mine:1"].labels["org.nnunet-box.challenge"] == "none"
     assert image(tmp_path, "--challenge", "acdc", "--tag", "mine:2").exit_code == 0
-    assert engine.images["mine:2"].labels["nnbox.challenge"] == "acdc"
+    assert engine.images["mine:2"].labels["org.nnunet-box.challenge"] == "acdc"
     assert isinstance(image(tmp_path, "--challenge", "no-such").exception, UsageError)
 
 
@@ -148,7 +151,7 @@ def test_the_data_set_is_found_by_name_path_challenge_or_because_it_is_alone(wor
     assert isinstance(refusal, UsageError)
     assert "heart, liver" in str(refusal)
     assert image(workspace, "--challenge", "acdc", "--tag", "mine:2").exit_code == 0
-    assert engine.images["mine:2"].labels["nnbox.dataset"] == "heart"
+    assert engine.images["mine:2"].labels["org.nnunet-box.dataset"] == "heart"
 
 
 def test_without_a_model_the_command_to_run_is_named(tmp_path, engine):
@@ -163,7 +166,7 @@ def test_a_selected_model_is_bundled_on_the_way(tmp_path, engine):
     result = image(tmp_path, "--challenge", "acdc", "--tag", "mine:2")
     assert result.exit_code == 0, result.output
     assert f"Bundled heart into {tmp_path / 'bundles' / 'heart'}" in result.stderr
-    assert json.loads(engine.images["mine:2"].labels["nnbox.postprocessing"])["steps"] == [[3]]
+    assert json.loads(engine.images["mine:2"].labels["org.nnunet-box.postprocessing"])["steps"] == [[3]]
     assert load_bundle(tmp_path / "bundles" / "heart", check_weights=True).challenge is None
 
 
@@ -223,25 +226,22 @@ def test_wheelhouse_lists_its_wheels(tmp_path, one_wheel):
     result = nnbox("build-submission", "wheelhouse", "-o", tmp_path / "w")
     assert result.exit_code == 0, result.output
     names = [Path(line).name for line in result.stdout.splitlines()]
-    assert names == ["alpha-1.0-py3-none-any.whl", f"nnunet_box-{__version__}-py3-none-any.whl"]
+    assert names == [
+        "alpha-1.0-py3-none-any.whl",
+        "pip-2.0-py3-none-any.whl",
+        f"nnunet_box-{__version__}-py3-none-any.whl",
+    ]
     again = nnbox("build-submission", "wheelhouse", "-o", tmp_path / "w", "--json")
     assert json.loads(again.stdout)["wheels"] == names
-    assert one_wheel == ["alpha==1.0"]
+    assert one_wheel == ["alpha==1.0", "pip==2.0"]
 
 
 def test_a_wheelhouse_by_option_is_used(workspace, engine, one_wheel, tmp_path):
     write_wheel(tmp_path / "w", "alpha", "1.0", {})
+    write_wheel(tmp_path / "w", "pip", "2.0", {})
     assert image(workspace, "--wheelhouse", tmp_path / "w").exit_code == 0
     assert one_wheel == []
     assert not (workspace / "wheelhouse").exists()
-
-
-def test_profiles_for_people_and_scripts():
-    listed = json.loads(nnbox("profiles", "--json").stdout)
-    assert [profile["name"] for profile in listed] == ["folder"]
-    assert (listed[0]["input"], listed[0]["output"], listed[0]["user"]) == ("/input", "/output", "1000:1000")
-    assert listed[0]["run"].startswith("docker run --rm --network none")
-    assert "--read-only --tmpfs /tmp --cap-drop ALL" in nnbox("profiles").stdout
 
 
 def test_without_an_engine_one_line_says_what_to_start(workspace, tmp_path, monkeypatch):
@@ -259,29 +259,6 @@ def test_without_an_engine_one_line_says_what_to_start(workspace, tmp_path, monk
     assert f"DOCKER_HOST={host}" in line
     assert "sudo systemctl start docker" in line
     assert not (workspace / "wheelhouse").exists()
-
-
-def test_each_reason_for_no_engine_has_its_own_advice(tmp_path, monkeypatch):
-    def reason(*, host: str | None, sock: Path, installed: bool, allowed: bool = True) -> str:
-        if host is None:
-            monkeypatch.delenv("DOCKER_HOST", raising=False)
-        else:
-            monkeypatch.setenv("DOCKER_HOST", host)
-        monkeypatch.setattr(docker_engine, "DEFAULT_SOCKET", sock)
-        monkeypatch.setattr(docker_engine.shutil, "which", lambda name: "/usr/bin/docker" if installed else None)
-        monkeypatch.setattr(docker_engine.os, "access", lambda path, mode: allowed)
-        line = docker_engine._why_unavailable(Exception("Error while fetching server API version: refused\nmore"))
-        assert "\n" not in line
-        return line
-
-    absent, present = tmp_path / "absent.sock", tmp_path / "present.sock"
-    present.touch()
-    assert "install Docker" in reason(host=None, sock=absent, installed=False)
-    assert "not running: sudo systemctl start docker" in reason(host=None, sock=absent, installed=True)
-    assert "usermod -aG docker" in reason(host=None, sock=present, installed=True, allowed=False)
-    assert "does not answer (refused): sudo systemctl restart docker" in reason(host=None, sock=present, installed=True)
-    assert "podman.socket" in reason(host=f"unix://{absent}", sock=present, installed=True)
-    assert "DOCKER_HOST=tcp://far:2375" in reason(host="tcp://far:2375", sock=present, installed=True)
 
 
 def test_a_socket_nobody_listens_on_is_no_engine(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 
 from nnbox_containers.dockerfile import check_tag, default_tag, render_dockerfile
 from nnbox_containers.profiles import FOLDER, PROFILES, load_profile
+from nnbox_containers.stripping import BY_RUNTIME, EVERYWHERE
 from nnunet_box.errors import UsageError
 
 
@@ -28,7 +29,19 @@ def test_every_profile_renders_for_the_classic_builder(profile):
     assert not re.search(r"--mount|<<|--link|--chmod|\$\{", "\n".join(instructions(text)))
     assert "syntax=" not in text
     words = [line.split()[0] for line in instructions(text)]
-    assert set(words) <= {"FROM", "COPY", "RUN", "ENV", "USER", "WORKDIR", "STOPSIGNAL", "ENTRYPOINT", "LABEL"}
+    assert set(words) <= {
+        "FROM",
+        "COPY",
+        "RUN",
+        "ENV",
+        "USER",
+        "WORKDIR",
+        "EXPOSE",
+        "STOPSIGNAL",
+        "ENTRYPOINT",
+        "CMD",
+        "LABEL",
+    }
     assert words.count("FROM") == 2
     assert words[-1] == "LABEL"
 
@@ -50,9 +63,10 @@ def test_order_user_and_entrypoint_of_the_folder_image():
     assert "--find-links /wheels" in pip
     (entry,) = [line for line in lines if line.startswith("ENTRYPOINT")]
     assert json.loads(entry.removeprefix("ENTRYPOINT ")) == [
-        "/opt/nnbox/venv/bin/python", "-m", "nnunet_box.inference.entry",
-        "--bundle", "/opt/nnbox/bundle", "--input", "/input", "--output", "/output",
-    ]  # fmt: skip
+        "/opt/nnbox/venv/bin/python",
+        "-m",
+        "nnunet_box.inference.entry",
+    ]
 
 
 def test_the_build_imports_the_program_and_the_one_adapter():
@@ -61,7 +75,8 @@ def test_the_build_imports_the_program_and_the_one_adapter():
         (check,) = [line for line in lines if line.startswith("RUN [")]
         python, option, program = json.loads(check.removeprefix("RUN "))
         assert (python, option) == ("/opt/nnbox/venv/bin/python", "-c")
-        assert program.startswith("import nnunet_box.inference.entry;")
+        assert program.startswith("import nnunet_box.inference.entry; import nnunet_box.inference.jobs;")
+        assert "torch_runtime" in program
         assert f"name={challenge!r}" in program
         compile(program, "check", "exec")
         # Once the user is set: what only root may read would pass before.
@@ -126,3 +141,20 @@ def test_the_run_line_of_the_contract():
         "--network none --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges "
         "--pids-limit 64 --shm-size 64m --user 12345:12345"
     )
+
+
+def test_an_environment_is_stripped_by_its_runtime():
+    texts = {runtime: render_dockerfile(FOLDER, "b", "acdc", {"x": "y"}, runtime=runtime) for runtime in BY_RUNTIME}
+    for runtime, text in texts.items():
+        for pattern in (*EVERYWHERE, *BY_RUNTIME[runtime]):
+            assert f" {pattern} " in text
+            # Below the packages and nowhere else.
+            assert not pattern.startswith("/") and ".." not in pattern
+    assert "intel_gpu" in texts["cpu"] and "intel_gpu" not in texts["cuda"]
+    assert "device_name()" in texts["cpu"] and "torch_runtime" not in texts["cpu"]
+
+
+def test_the_base_needs_no_pip():
+    text = render_dockerfile(FOLDER, "b", "acdc", {"x": "y"})
+    assert "venv --without-pip" in text
+    assert "COPY pip/ /pip/" in text

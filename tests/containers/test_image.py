@@ -11,13 +11,14 @@ import tarfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from container_samples import PROBE_ENTRY, make_bundle, probe_wheel, write_wheel
+from container_samples import PROBE_ENTRY, make_bundle, pip_wheel, probe_wheel, write_wheel
+from image_samples import own_stage, remove_stages
 
 from nnbox_containers.build import ImageRecipe, build_image, check_base, files_sha256, image_recipe
-from nnbox_containers.context import BuildContext, ContextFile
 from nnbox_containers.docker_engine import DockerEngine
 from nnbox_containers.engine import BuildFailed, ImageFacts, ImageMissing, Mount, RunLimits, RunResult, StartFailed
 from nnbox_containers.fake_engine import FakeEngine
@@ -45,28 +46,28 @@ def probe_recipe(folder: Path, tag: str, base: str, entry: str = PROBE_ENTRY) ->
         load_bundle(folder / "bundle"),
         FOLDER,
         [Pin("alpha", "1.0")],
-        [needed, program],
+        [needed, pip_wheel(folder / "wheels"), program],
         tag=tag,
         base_image=base,
         base_identifier="sha256:base",
     )
-    # The first stage under a name of this run's own: it is deleted afterwards, and a build beside it keeps its stages.
-    dockerfile = recipe.dockerfile.replace('"nnbox.stage"="environment"', f'"nnbox.stage"="{STAGE}"')
-    assert dockerfile != recipe.dockerfile
-    others = [file for file in recipe.context.files if file.name != "Dockerfile"]
-    context = BuildContext((ContextFile("Dockerfile", dockerfile.encode()), *others))
-    return replace(recipe, dockerfile=dockerfile, context=context)
+    return own_stage(recipe, STAGE)
 
 
-def test_the_context_holds_wheels_bundle_and_nothing_else(tmp_path):
+def test_the_context_holds_wheels_bundle_profile_bill_and_nothing_else(tmp_path):
     recipe = probe_recipe(tmp_path, "a:1", "python:3.11-slim")
     assert recipe.context.names() == [
         "Dockerfile",
         "bundle/bundle.json",
         "bundle/weights/2d/fold_0.safetensors",
         "bundle/weights/2d/fold_1.safetensors",
+        "nnbox/profile.json",
+        "nnbox/requirements.txt",
+        "nnbox/sbom.cdx.json",
+        f"pip/pip-{version('pip')}-py3-none-any.whl",
         "program/nnunet_box-0.0.1-py3-none-any.whl",
         "requirements.txt",
+        "start/nnbox-predict",
         "wheels/alpha-1.0-py3-none-any.whl",
     ]
 
@@ -75,7 +76,13 @@ def test_the_bundle_in_the_context_says_what_it_was_told(tmp_path, bundle_folder
     (bundle_folder / "notes.txt").write_text("patient names")
     told = load_bundle(bundle_folder).model_copy(update={"challenge": "liver", "postprocessing": Postprocessing()})
     recipe = image_recipe(
-        bundle_folder, told, FOLDER, [], [tmp_path / "own-1-py3-none-any.whl"], tag="a:1", base_image="b"
+        bundle_folder,
+        told,
+        FOLDER,
+        [],
+        [tmp_path / "pip-1-py3-none-any.whl", tmp_path / "own-1-py3-none-any.whl"],
+        tag="a:1",
+        base_image="b",
     )
     files = {file.name: file.source for file in recipe.context.files}
     assert not [name for name in files if "notes" in name]
@@ -96,16 +103,16 @@ def test_labels_name_challenge_profile_and_model(tmp_path):
     assert facts.user == "1000:1000"
     bundled = [file for file in recipe.context.files if file.name.startswith("bundle/")]
     expected = {
-        "nnbox.challenge": "acdc",
-        "nnbox.profile": "folder",
-        "nnbox.dataset": "acdc",
-        "nnbox.base.id": "sha256:base",
-        "nnbox.model.sha256": files_sha256(bundled),
+        "org.nnunet-box.challenge": "acdc",
+        "org.nnunet-box.profile": "folder",
+        "org.nnunet-box.dataset": "acdc",
+        "org.opencontainers.image.base.digest": "sha256:base",
+        "org.nnunet-box.model.sha256": files_sha256(bundled),
         "org.opencontainers.image.base.name": "python:3.11-slim",
     }
     assert expected.items() <= facts.labels.items()
-    assert json.loads(facts.labels["nnbox.postprocessing"])["steps"] == [[2]]
-    assert "nnbox.stage" not in facts.labels
+    assert json.loads(facts.labels["org.nnunet-box.postprocessing"])["steps"] == [[2]]
+    assert "org.nnunet-box.stage" not in facts.labels
 
 
 def test_the_models_hash_follows_names_and_bytes(tmp_path):
@@ -160,19 +167,7 @@ def probe_image(base_image: str, tmp_path_factory) -> Iterator[tuple[DockerEngin
     facts = build_image(engine, probe_recipe(tmp_path_factory.mktemp("image"), tag, base_image), lambda line: None)
     yield engine, tag, facts
     engine.remove(tag)
-    remove_stages()
-
-
-def remove_stages() -> None:
-    """Delete what the first stage of these tests' builds left, so that tests do not fill a disk; others' stays."""
-    import docker
-
-    client = docker.from_env()
-    try:
-        for image in client.images.list(filters={"dangling": True, "label": f"nnbox.stage={STAGE}"}):
-            client.images.remove(image.id)
-    finally:
-        client.close()
+    remove_stages(STAGE)
 
 
 def run_probe(image, tmp_path: Path, limits: RunLimits) -> dict:
@@ -195,8 +190,8 @@ def test_the_image_is_what_organisers_ask_for(probe_image, base_image):
     assert facts.tags == (tag,)
     assert facts.entrypoint[:3] == ("/opt/nnbox/venv/bin/python", "-m", "nnunet_box.inference.entry")
     assert facts.architecture in {"amd64", "arm64"}
-    assert facts.labels["nnbox.challenge"] == "acdc"
-    assert "nnbox.stage" not in facts.labels
+    assert facts.labels["org.nnunet-box.challenge"] == "acdc"
+    assert "org.nnunet-box.stage" not in facts.labels
     assert facts.labels["org.opencontainers.image.base.name"] == base_image
 
 
@@ -204,7 +199,9 @@ def test_the_image_is_what_organisers_ask_for(probe_image, base_image):
 def test_it_runs_as_its_own_user(probe_image, tmp_path):
     seen = run_probe(probe_image, tmp_path, FOLDER.limits)
     assert (seen["uid"], seen["gid"], seen["home"]) == (1000, 1000, "/tmp")
-    assert seen["options"] == {"--bundle": "/opt/nnbox/bundle", "--input": "/input", "--output": "/output"}
+    assert {key: seen["told"][key] for key in ("bundle", "input", "output", "challenge", "layout")} == {
+        "bundle": "/opt/nnbox/bundle", "input": "/input", "output": "/output", "challenge": "acdc", "layout": "folder",
+    }  # fmt: skip
     assert seen["inputs"] == ["patient101"]
     assert seen["network"] == ["lo"]
     assert seen["challenge"] == "acdc"
@@ -263,7 +260,7 @@ def test_a_program_that_cannot_be_imported_fails_the_build(base_image, tmp_path)
     finally:
         # The engine keeps what was built up to the failing step.
         DockerEngine().remove([line for line in lines if re.fullmatch("---> [0-9a-f]+", line)][-1].split()[1])
-        remove_stages()
+        remove_stages(STAGE)
 
 
 @pytest.mark.docker

@@ -50,7 +50,7 @@ def test_it_holds_packages_and_templates_and_no_rubbish(wheel):
     assert {inside.split("/")[0] for inside in names} == {*PACKAGES, f"nnunet_box-{__version__}.dist-info"}
     for package in PACKAGES:
         assert {f"{package}/__init__.py", f"{package}/py.typed"} <= set(names)
-    assert "nnbox_containers/templates/folder.Dockerfile" in names
+    assert "nnbox_containers/templates/image.Dockerfile" in names
     assert f"nnunet_box-{__version__}.dist-info/licenses/LICENSE" in names
     assert not [inside for inside in names if "__pycache__" in inside or inside.endswith(".pyc") or "/." in inside]
 

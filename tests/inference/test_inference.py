@@ -95,8 +95,8 @@ class LeftRight:
 
 
 def test_mirroring_covers_all_flips_and_turns_them_back() -> None:
-    assert len(mirror_axes(3, True)) == 8 and len(set(mirror_axes(3, True))) == 8
-    assert len(mirror_axes(2, True)) == 4 and mirror_axes(3, False) == [()]
+    assert len(mirror_axes(range(3), True)) == 8 and len(set(mirror_axes(range(3), True))) == 8
+    assert len(mirror_axes(range(2), True)) == 4 and mirror_axes(range(3), False) == [()]
     image = np.zeros((1, 8, 16, 16), np.float32)
     once = predict_probabilities([LeftRight()], image, (8, 16, 16), 2, mirroring=False)
     mirrored = predict_probabilities([LeftRight()], image, (8, 16, 16), 2, mirroring=True)

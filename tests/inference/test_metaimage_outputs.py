@@ -13,7 +13,7 @@ from nnunet_box.bundle import Bundle, write_bundle
 from nnunet_box.dataset.metaimage import grid_fields, open_metaimage
 from nnunet_box.errors import InvalidData
 from nnunet_box.evaluation.postprocessing import Postprocessing
-from nnunet_box.inference import entry
+from nnunet_box.inference import entry, jobs
 from nnunet_box.inference.ensemble import InferenceOptions
 from nnunet_box.inference.folder import Predictor, exporter, input_cases, is_written, predict_folder
 from nnunet_box.inference.torch_runtime import choose_device, plan_network
@@ -52,7 +52,7 @@ def predictor(bundle: tuple[Path, Bundle]) -> Predictor:
 def test_image_writes_pairs_for_images_and_none_for_references(
     bundle: tuple[Path, Bundle], download: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entry, "load_challenge", {"promise12": Promise12()}.__getitem__)
+    monkeypatch.setattr(jobs, "load_challenge", {"promise12": Promise12()}.__getitem__)
     arguments = ["--bundle", str(bundle[0]), "--input", str(download / "test_data"), "--output", str(tmp_path / "out")]
     assert entry.main([*arguments, "--no-mirroring", "--device", "cpu"]) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*NAMES, "run.json"]

@@ -1,25 +1,24 @@
-# Rendered by nnbox for the profile "folder". Plain instructions only (no --mount, no heredoc): the Docker SDK drives the
+# Rendered by nnbox for the profile "${profile}". Plain instructions only (no --mount, no heredoc): the Docker SDK drives the
 # classic builder, which knows nothing else. What changes seldom comes first, so that a new model rebuilds one layer.
 
 FROM ${base_image} AS environment
 # This stage stays on the machine, untagged, as the cache of the next build; by the label it can be found and dropped.
-LABEL "nnbox.stage"="environment"
+LABEL "org.nnunet-box.stage"="environment"
 COPY wheels/ /wheels/
 COPY requirements.txt /wheels/requirements.txt
-# Half of the files of an environment with torch are never used to predict: its C++ headers and test programs go, tests are
-# not compiled. Everything else is compiled now, since later nobody may write beside it. A file that is no Python of this
-# version is left as it is, as pip does.
-RUN python3 -m venv /opt/nnbox/venv \
- && /opt/nnbox/venv/bin/python -m pip install --no-cache-dir --no-compile --no-index --find-links /wheels --no-deps \
-    -r /wheels/requirements.txt \
+COPY pip/ /pip/
+# pip runs from its own wheel, so that the base image need not have one. What is never used to predict is deleted (stripping.py
+# says what and why); everything else is compiled now, since later nobody may write beside it. A file that is no Python of
+# this version is left as it is, as pip does.
+RUN python3 -m venv --without-pip /opt/nnbox/venv \
+ && PYTHONPATH=$$(echo /pip/*.whl) /opt/nnbox/venv/bin/python -m pip install --no-cache-dir --no-compile --no-index --find-links /wheels --no-deps \
+    --require-hashes -r /wheels/requirements.txt \
  && cd /opt/nnbox/venv/lib/python3*/site-packages \
- && rm -rf torch/include torch/test \
- && find . -path './torch/bin/*' -type f ! -name torch_shm_manager -delete \
- && (/opt/nnbox/venv/bin/python -m compileall -q -j 0 -x '/tests?/' . || true)
+ && ${stripping} \
+ && (/opt/nnbox/venv/bin/python -m compileall -q -j 0 . || true)
 # Apart from what it needs: another version of the program does not install torch again.
 COPY program/ /program/
-RUN /opt/nnbox/venv/bin/python -m pip install --no-cache-dir --no-index --no-deps /program/*.whl \
- && /opt/nnbox/venv/bin/python -m pip uninstall --quiet --yes pip
+RUN PYTHONPATH=$$(echo /pip/*.whl) /opt/nnbox/venv/bin/python -m pip install --no-cache-dir --no-index --no-deps /program/*.whl
 
 FROM ${base_image}
 USER root
@@ -36,18 +35,22 @@ ENV HOME=/tmp \
     LOGNAME=nnbox \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    PYDANTIC_DISABLE_PLUGINS=__all__ \
     OMP_THREAD_LIMIT=32 \
     OPENBLAS_NUM_THREADS=1 \
     NUMEXPR_MAX_THREADS=4 \
     NUMEXPR_NUM_THREADS=4 \
     BLOSC_NTHREADS=4 \
     ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=4
-COPY bundle/ /opt/nnbox/bundle/
+COPY start/ /usr/local/bin/
 USER ${uid}:${gid}
 WORKDIR /tmp
 # A wheel that is missing or does not fit the base shows here, not at the organiser's.
 RUN ${import_check}
-# Python turns SIGINT into KeyboardInterrupt also as the first process, where SIGTERM would be ignored.
-STOPSIGNAL SIGINT
-ENTRYPOINT ${entrypoint}
+# Up to here all profiles of a model share their layers, and all models their program.
+${weights}
+COPY nnbox/ /opt/nnbox/
+${start}
+# The program ends on it within seconds, also as the first process of a container.
+STOPSIGNAL SIGTERM
 LABEL ${labels}

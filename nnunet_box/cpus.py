@@ -1,0 +1,59 @@
+"""How many threads this process may use: what the container was given, not what the machine has."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
+SHARE_OF_PROCESSES = 0.5
+"""Of a limit on processes, and threads count as such, computing takes at most this much: libraries start their own."""
+
+
+def usable_threads(groups: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> int:
+    """Threads worth starting: the cores this process may run on, fewer where a control group's quota on CPU time or
+    limit on processes says so (``docker run --cpus``, ``--pids-limit``); at least 1.
+
+    groups: where control groups are mounted, of the first or the second kind. own: which this process is in.
+    """
+    limits: list[float] = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    for folder in _folders(groups, own, ("cpu", "cpu,cpuacct")):
+        limits += _quota(folder)
+    for folder in _folders(groups, own, ("pids",)):
+        limits += [SHARE_OF_PROCESSES * number for number in _numbers(folder / "pids.max")]
+    return max(1, math.ceil(min(limits)))
+
+
+def _folders(groups: Path, own: Path, controllers: tuple[str, ...]) -> Iterator[Path]:
+    """Folders that may hold a limit: in a container the own group is mounted as if it were the root, so both are."""
+    try:
+        lines = own.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    for mounted in ("", *controllers):
+        root = groups / mounted
+        yield root
+        for line in lines:
+            _, names, path = line.split(":", 2)
+            if names in controllers or not names:
+                yield root / path.lstrip("/")
+
+
+def _quota(folder: Path) -> list[float]:
+    """Cores' worth of CPU time: ``cpu.max`` of the second kind of group, ``cpu.cfs_quota_us`` of the first."""
+    both = _numbers(folder / "cpu.max")
+    if len(both) == 2:
+        return [both[0] / both[1]]
+    quota, period = _numbers(folder / "cpu.cfs_quota_us"), _numbers(folder / "cpu.cfs_period_us")
+    return [quota[0] / period[0]] if quota and period and quota[0] > 0 else []
+
+
+def _numbers(file: Path) -> list[float]:
+    """The numbers a control file holds; none where it says ``max`` or is not there."""
+    try:
+        return [float(word) for word in file.read_text(encoding="ascii").split()]
+    except (OSError, ValueError):
+        return []
