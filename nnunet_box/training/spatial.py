@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,14 +67,15 @@ class WarpTransform(SpatialTransform):  # type: ignore[misc]
         return np.ascontiguousarray(matrix), offsets, moves
 
 
-def rotation(angles: list[float]) -> NDArray[np.float64]:
-    rotation: NDArray[np.float64]
+def rotation(angles: Sequence[float]) -> NDArray[np.float64]:
+    """Matrix (D, D) that turns row vectors by one angle in the plane, or by three about the axes in turn (radians)."""
+    matrix: NDArray[np.float64]
     if len(angles) == 1:
-        rotation = create_matrix_rotation_2d(angles[0])
+        matrix = create_matrix_rotation_2d(angles[0])
     else:
         about_x = create_matrix_rotation_x_3d(angles[0])
-        rotation = create_matrix_rotation_z_3d(angles[2], create_matrix_rotation_y_3d(angles[1], about_x))
-    return rotation
+        matrix = create_matrix_rotation_z_3d(angles[2], create_matrix_rotation_y_3d(angles[1], about_x))
+    return matrix
 
 
 def _middle(array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:

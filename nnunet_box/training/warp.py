@@ -9,8 +9,9 @@ image falls on the same voxel, and values are float32.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -28,7 +29,13 @@ TRUNCATE = 4.0
 Affine = NDArray[np.float64]
 """Matrix (D, D) from a voxel's offset from the patch's centre to its offset from the source's centre, in voxels."""
 
-_compiled: Any = njit(cache=True, fastmath={"nsz", "arcp", "contract", "reassoc"}, error_model="numpy", nogil=True)
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+
+def _compiled(kernel: Kernel) -> Kernel:
+    """The function as machine code, made at its first call and kept beside this module, or in the user's cache."""
+    fast = {"nsz", "arcp", "contract", "reassoc"}
+    return cast(Kernel, njit(cache=True, fastmath=fast, error_model="numpy", nogil=True)(kernel))
 
 
 def displacements(noise: NDArray[np.float64], sigma: float, alpha: float) -> NDArray[np.float32]:
