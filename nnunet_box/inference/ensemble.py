@@ -96,7 +96,7 @@ def predict_case(
             len(plan.labels),
             mirroring,
             plan.steps.weighting if options.weighting == "gaussian" else options.weighting,
-            None if labels is None else labels_on_grid(labels, prepared.placement, outside_of),
+            None if labels is None else labels_on_grid(labels, prepared.placement, outside_of, plan.steps.nearest_ties),
             configuration.mirrors,
             plan.steps.average_logits,
             plan.steps.half_precision,

@@ -23,6 +23,7 @@ class Conventions:
     the file's only after it. average_logits: networks, windows and mirrored copies are averaged before the softmax.
     half_precision: sums over windows and networks, and what is resampled of them, are rounded to float16.
     separate_outside: a previous stage's background is resampled as two labels, inside and outside the nonzero mask.
+    nearest_ties: a voxel of it halfway between labels takes the nearest voxel's, not the larger.
     weighting: the Gaussian's name in ``inference/tiles.py``.
     """
 
@@ -32,6 +33,7 @@ class Conventions:
     average_logits: bool = False
     half_precision: bool = False
     separate_outside: bool = False
+    nearest_ties: bool = False
     weighting: str = "gaussian"
 
 
@@ -44,6 +46,7 @@ CONVENTIONS: dict[str, Conventions] = {
         average_logits=True,
         half_precision=True,
         separate_outside=True,
+        nearest_ties=True,
         weighting="gaussian-v2",
     ),
 }

@@ -18,20 +18,25 @@ SUFFIX = ".b2nd"
 
 
 def labels_on_grid(
-    labels: NDArray[np.uint8], placement: Placement, mask: NDArray[np.bool_] | None = None
+    labels: NDArray[np.uint8],
+    placement: Placement,
+    mask: NDArray[np.bool_] | None = None,
+    nearest_ties: bool = False,
 ) -> NDArray[np.int8]:
     """A label map (Z, Y, X) of the file's grid on the network's grid, in the network's axes.
 
     Cropped and resampled label by label, linearly, as the reference labels are (authors' code of April 2019). With
     ``mask``, the nonzero voxels of what was kept, the background outside of it is a label of its own on the way.
+    nearest_ties: as ``resample_labels``.
     """
     orders = placement.orders(placement.resampling.labels)
     cropped = labels[box_slices(placement.box)]
     if mask is None:
-        on_grid = resample_labels(cropped, placement.target_shape, orders)
+        on_grid = resample_labels(cropped, placement.target_shape, orders, nearest_ties)
     else:
         outside = np.uint8(cropped.max() + 1)
-        on_grid = resample_labels(np.where((cropped == 0) & ~mask, outside, cropped), placement.target_shape, orders)
+        marked = np.where((cropped == 0) & ~mask, outside, cropped)
+        on_grid = resample_labels(marked, placement.target_shape, orders, nearest_ties)
         on_grid = np.where(on_grid == outside, np.uint8(0), on_grid)
     return np.ascontiguousarray(on_grid.astype(np.int8).transpose(placement.axis_order))
 

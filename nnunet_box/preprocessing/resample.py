@@ -21,6 +21,8 @@ from nnunet_box.boxes import label_boxes
 ANISOTROPY_THRESHOLD = 3.0
 SPLINE_MARGIN = 12
 """Edge voxels put on each side before the spline prefilter; its impulse response falls below 1e-6 within them."""
+TIE = 1e-6
+"""Shares closer than this are equal: rounding in float32."""
 SLAB_VOXELS = 32_000_000
 """Target voxels worked on at once when labels or probabilities are resampled."""
 
@@ -195,13 +197,15 @@ def resample_slab(
     return (rows[:, first:last] @ part.reshape(last - first, -1)).reshape(len(rows), target[1], target[2])
 
 
-def resample_labels(labels: NDArray[np.uint8], target: Shape, orders: tuple[int, int, int]) -> NDArray[np.uint8]:
+def resample_labels(
+    labels: NDArray[np.uint8], target: Shape, orders: tuple[int, int, int], nearest_ties: bool = False
+) -> NDArray[np.uint8]:
     """Resample a label map (Z, Y, X) label by label, linearly, and give each voxel the label with the largest share.
 
     Each label is worked on inside its own bounding box, so that cost follows the size of the structures. A tie goes
-    to the
-    larger label, and to foreground against background, as in the authors' code; unlike there no gap stays between
-    labels.
+    to the larger label, and to foreground against background, as in the authors' code; unlike there no gap stays
+    between labels. With ``nearest_ties`` it goes to the nearest voxel's label, if that is one of them, else to the
+    smallest (nnU-Net 2.8.1).
     """
     if labels.shape == target:
         return labels
@@ -209,9 +213,12 @@ def resample_labels(labels: NDArray[np.uint8], target: Shape, orders: tuple[int,
     boxes = label_boxes(labels)
     result = np.zeros(target, dtype=np.uint8)
     matrices = _matrices(source, target, orders)
+    nearest = [matrix.argmax(axis=1) for matrix in _matrices(source, target, (0, 0, 0))]
     for slab in slabs(target):
         best = np.zeros((slab.stop - slab.start, target[1], target[2]), dtype=np.float32)
         total = np.zeros_like(best)
+        closest = labels[np.ix_(nearest[0][slab], *nearest[1:])] if nearest_ties else None
+        closest_share = np.zeros_like(best)
         for value, box in boxes.items():
             rows = [np.flatnonzero(matrix[:, span].any(axis=1)) for matrix, span in zip(matrices, box, strict=True)]
             rows[0] = rows[0][(rows[0] >= slab.start) & (rows[0] < slab.stop)]
@@ -222,10 +229,21 @@ def resample_labels(labels: NDArray[np.uint8], target: Shape, orders: tuple[int,
             share = _dense(labels[box] == value, parts)
             where = (slice(spans[0].start - slab.start, spans[0].stop - slab.start), spans[1], spans[2])
             total[where] += share
-            wins = (share >= best[where]) & (share > 0)
+            if closest is None:
+                wins = (share >= best[where]) & (share > 0)
+            else:
+                wins = share > best[where] + TIE
+                closest_share[where] += np.where(closest[where] == value, share, 0)
             best[where][wins] = share[wins]
             result[slab][where][wins] = value
-        result[slab][best < 1 - total - 1e-6] = 0
+        background = 1 - total
+        if closest is None:
+            result[slab][best < background - TIE] = 0
+        else:
+            result[slab][background >= best - TIE] = 0
+            closest_share[closest == 0] = background[closest == 0]
+            tied = closest_share >= np.maximum(best, background) - TIE
+            result[slab][tied] = closest[tied]
     return result
 
 

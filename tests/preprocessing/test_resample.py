@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from batchgenerators.augmentations.utils import resize_segmentation
 from scipy import ndimage
 
 from nnunet_box.preprocessing import resample
@@ -108,3 +109,12 @@ def test_which_axis_is_taken_apart(spacing: tuple[float, ...], target: tuple[flo
 def test_new_shape_rounds_and_never_vanishes() -> None:
     assert resampled_shape((10, 256, 216), (10.0, 1.3671875, 1.3671875), (10.0, 1.5625, 1.5625)) == (10, 224, 189)
     assert resampled_shape((1, 2, 2), (1.0, 1.0, 1.0), (9.0, 1.0, 1.0)) == (1, 2, 2)
+
+
+@pytest.mark.parametrize("target", [(28, 52, 60), (7, 13, 15), (24, 31, 33), (14, 39, 45)])
+def test_ties_may_go_to_the_nearest_voxel_as_in_nnunet_v2(target: tuple[int, int, int]) -> None:
+    """Random labels, so that ties of two and more are everywhere; where nearest is not among them, rounding decides."""
+    labels = np.random.default_rng(0).integers(0, 4, (14, 26, 30)).astype(np.uint8)
+    expected = resize_segmentation(labels.astype(float), target, 1)
+    assert np.mean(resample_labels(labels, target, (1, 1, 1), nearest_ties=True) != expected) < 1e-3
+    assert np.mean(resample_labels(labels, target, (1, 1, 1)) != expected) > 1e-3
