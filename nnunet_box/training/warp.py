@@ -34,8 +34,15 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 def _compiled(kernel: Kernel) -> Kernel:
     """The function as machine code, made at its first call and kept beside this module, or in the user's cache."""
-    fast = {"nsz", "arcp", "contract", "reassoc"}
-    return cast(Kernel, njit(cache=True, fastmath=fast, error_model="numpy", nogil=True)(kernel))
+    options: dict[str, Any] = {
+        "fastmath": {"nsz", "arcp", "contract", "reassoc"},
+        "error_model": "numpy",
+        "nogil": True,
+    }
+    try:
+        return cast(Kernel, njit(cache=True, **options)(kernel))
+    except RuntimeError:  # neither place can be written
+        return cast(Kernel, njit(**options)(kernel))
 
 
 def displacements(noise: NDArray[np.float64], sigma: float, alpha: float) -> NDArray[np.float32]:
