@@ -3,7 +3,7 @@
     python benchmarks/compare.py --peer-python peer/bin/python [--rows export warp] [--turns 3] [--output figures.json]
 
 A row's figures: median seconds of both, their ratio (peer / ours), memory above the row's inputs, and how far the
-results agree. ``make benchmark`` makes the peer's environment and runs this.
+results agree. ``make test-peer`` makes an environment with the peer.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 python benchmarks/nnunet_parity.py --peer-python PEER/bin/python --model MODEL_FOLDER --images imagesTs -o result.json
 
-The peer is nnunetv2 2.8.1 in an environment of its own (``make test-peer`` makes it). Both run on the CPU, on the same cores, one
-after the other, each in a process of its own. A cascade is given with ``--previous-stage``.
+The peer is nnunetv2 2.8.1 in an environment of its own (``make test-peer`` makes it). Both run on the CPU, on the same
+cores, one after the other, each in a process of its own. A cascade is given with ``--previous-stage``.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from nnunet_box.training.warp import displacements, warp_image, warp_labels
 
 class WarpTransform(SpatialTransform):  # type: ignore[misc]
     """The same random numbers in the same order, hence the same patches as ``SpatialTransform`` to rounding, several
-    times sooner (``benchmarks/augmentation.py``).
+    times sooner (``benchmarks/compare.py``).
 
     For the settings of ``augmentation.py``: the patch from the middle of what was read, cubic for the image with 0
     outside, linear for labels, one scale for all axes, a rotation about every axis.
