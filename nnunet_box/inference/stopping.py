@@ -39,11 +39,11 @@ def stop_on_signals(outputs: Sequence[Path], grace: float = GRACE_SECONDS) -> It
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    stopping = False
+    received: int | None = None
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
+        nonlocal received
+        received = number
         for other in SIGNALS:
             signal.signal(other, signal.SIG_IGN)
         raise Stopped(number)
@@ -63,7 +63,11 @@ def stop_on_signals(outputs: Sequence[Path], grace: float = GRACE_SECONDS) -> It
     watcher.start()
     try:
         yield
-    except Stopped as stopped:
+    except BaseException:
+        # A library that is just being imported turns what the handler raised into an error of its own.
+        if received is None:
+            raise
+        stopped = Stopped(received)
         print(f"nnbox: {stopped}", file=sys.stderr, flush=True)
         # The main thread has tidied up behind itself; a server's threads have not.
         for output in outputs:
@@ -71,7 +75,7 @@ def stop_on_signals(outputs: Sequence[Path], grace: float = GRACE_SECONDS) -> It
         raise SystemExit(stopped.exit_code) from None
     finally:
         # Once a signal came the watcher stays: where Python hangs on its way out, it still ends the process.
-        if not stopping:
+        if received is None:
             signal.set_wakeup_fd(wakeup)
             for number, handler in handlers.items():
                 signal.signal(number, handler)

@@ -98,3 +98,20 @@ def test_after_sigkill_the_same_command_goes_on(folders, tmp_path: Path) -> None
     assert not list(out.glob(f"{TEMPORARY_MARK}*"))
     assert all(path.read_bytes() == content for path, content in kept.items())
     assert record_of(out)["state"] == "done"
+
+
+def test_a_library_that_makes_an_error_of_the_signal_does_not_hide_it(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys
+from pathlib import Path
+from nnunet_box.inference.stopping import Stopped, stop_on_signals
+with stop_on_signals([Path(sys.argv[1])]):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+    except Stopped as error:
+        raise ImportError("initialization failed") from error
+"""
+    ended = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 143
+    assert "stopped by SIGTERM" in ended.stderr and "Traceback" not in ended.stderr
