@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from nnunet_box.bundle import write_bundle
 from nnunet_box.contract import Contract
@@ -31,7 +32,8 @@ def plan_of(channels: tuple[str, ...]) -> Plan:
 
 
 def make_model(folder: Path, channels: tuple[str, ...] = ("MR",), folds: int = 1) -> Path:
-    """A bundle of networks with random weights."""
+    """A bundle of networks with random weights, the same each time; they give all three labels."""
+    torch.manual_seed(4)
     folder.parent.mkdir(parents=True, exist_ok=True)
     weights = folder.with_name(f"{folder.name}.safetensors")
     save_weights(weights, UNet(VOLUME, len(channels), 3))
