@@ -91,7 +91,13 @@ def measured(work: Callable[[], Any], turns: int) -> tuple[dict[str, Any], Any]:
     return {"seconds": seconds, "additional_bytes": additional, "peak_bytes": memory_bytes("VmHWM")}, result
 
 
-def answer(figures: dict[str, Any]) -> None:
-    """The last line on stdout is what the comparison reads."""
+def run_row(rows: dict[str, Callable[[], Callable[[], Any]]]) -> None:
+    """What ``compare.py`` starts: ``SCRIPT ROW RESULT.npy TURNS``. The result goes to the file, the figures to the last
+    line on stdout.
+    """
+    row, result_file, turns = sys.argv[1:4]
+    figures, result = measured(rows[row](), int(turns))
+    if result is not None:
+        np.save(result_file, result)
     sys.stdout.flush()
     print(json.dumps(figures), flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -99,14 +98,5 @@ ROWS: dict[str, Callable[[], Work]] = {
 }
 
 
-def main() -> None:
-    """Run one row and say what it took; its result goes to a file."""
-    row, result_file, turns = sys.argv[1:4]
-    figures, result = measuring.measured(ROWS[row](), int(turns))
-    if result is not None:
-        np.save(result_file, result)
-    measuring.answer(figures)
-
-
 if __name__ == "__main__":
-    main()
+    measuring.run_row(ROWS)
