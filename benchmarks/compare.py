@@ -16,60 +16,36 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from row import Row
 
 HERE = Path(__file__).parent
+THEMES = ("resampling", "augmentation")
+"""Folders beside this file: ``rows.py`` says what is compared, ``ours.py`` and ``peer.py`` do it."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def equal_share(ours: np.ndarray, peer: np.ndarray) -> str:
-    """Share of equal voxels."""
-    return f"{100 * np.mean(ours == peer):.4f} % of voxels equal"
+def all_rows() -> dict[str, tuple[str, Row]]:
+    """Theme and row of every row's name."""
+    found = {}
+    for theme in THEMES:
+        found.update({name: (theme, row) for name, row in import_module(f"{theme}.rows").ROWS.items()})
+    return found
 
 
-def largest_difference(ours: np.ndarray, peer: np.ndarray) -> str:
-    """Largest difference in units of the peer's standard deviation."""
-    return f"differs by at most {np.abs(ours - peer).max() / peer.std():.1e} of the deviation"
+ROWS = all_rows()
 
 
-def warped(ours: np.ndarray, peer: np.ndarray) -> str:
-    """Image, then labels."""
-    return f"{largest_difference(ours[0], peer[0])}; labels: {equal_share(ours[1], peer[1])}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One piece of work. target: ratio to reach. most_bytes: memory above the inputs that ours may take. threads: of
-    both sides, all cores where it is None. agreement: what is said of the two results.
-    """
-
-    title: str
-    target: float
-    agreement: Callable[[np.ndarray, np.ndarray], str] | None
-    threads: int | None = None
-    most_bytes: int | None = None
-
-
-ROWS = {
-    "resample-image": Row("resample a CT 160x512x512 to 240x538x538, cubic", 6, largest_difference),
-    "resample-labels": Row("the same for 14 labels", 8, equal_share),
-    "export": Row("export 14 classes from 240x400x400 to 160x512x512", 15, equal_share, most_bytes=500_000_000),
-    "warp": Row("elastic, rotation, scaling of a 128x128x128 sample, cubic", 8, warped, threads=1),
-    "pipeline": Row("augmentation of a sample with its probabilities, 128x128x128", 3, None, threads=1),
-}
-
-
-def run(python: str, script: str, row: str, result: Path, turns: int, threads: int | None) -> dict[str, Any]:
+def run(python: str, module: str, row: str, result: Path, turns: int, threads: int | None) -> dict[str, Any]:
     """One side of a row."""
-    environment = dict(os.environ)
+    environment = dict(os.environ) | {"PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
     if threads is not None:
         environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
-    command = [python, str(HERE / script), row, str(result), str(turns)]
+    command = [python, "-m", module, row, str(result), str(turns)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
@@ -77,12 +53,12 @@ def run(python: str, script: str, row: str, result: Path, turns: int, threads: i
     return figures
 
 
-def compare(name: str, row: Row, peer_python: str, turns: int, folder: Path) -> dict[str, Any]:
+def compare(name: str, theme: str, row: Row, peer_python: str, turns: int, folder: Path) -> dict[str, Any]:
     """Both sides of a row."""
     sides = {}
-    for side, python, script in (("peer", peer_python, "peer.py"), ("ours", sys.executable, "ours.py")):
+    for side, python in (("peer", peer_python), ("ours", sys.executable)):
         print(f"{name}: {side}", file=sys.stderr, flush=True)
-        sides[side] = run(python, script, name, folder / f"{side}.npy", turns, row.threads)
+        sides[side] = run(python, f"{theme}.{side}", name, folder / f"{side}.npy", turns, row.threads)
     seconds = {side: statistics.median(figures["seconds"]) for side, figures in sides.items()}
     figures: dict[str, Any] = {
         "row": name,
@@ -110,7 +86,7 @@ def main() -> None:
     results = []
     for name in given.rows:
         with tempfile.TemporaryDirectory() as folder:
-            results.append(compare(name, ROWS[name], given.peer_python, given.turns, Path(folder)))
+            results.append(compare(name, *ROWS[name], given.peer_python, given.turns, Path(folder)))
         print(json.dumps(results[-1]), flush=True)
     if given.output is not None:
         machine = {"cores": os.cpu_count(), "python": platform.python_version()}
