@@ -23,7 +23,10 @@ LEAST_SHARE = 0.01
 SEED = 1234
 """Per class at most 10,000 foreground locations, but at least 1 % of its voxels (nnU-Net's later code; the paper is
 silent)."""
-CPARAMS = {"codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1}
+CPARAMS = {"codec": blosc2.Codec.LZ4, "clevel": 5, "nthreads": 1}
+BLOCK_EDGE = 32
+"""A chunk is compressed in blocks, and those that a patch touches are read: cubes, where blosc2 would choose planes.
+With LZ4 a patch is read in a quarter of the time of Zstandard in planes, for a quarter more of disk."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def write_case(
                 np.ascontiguousarray(array),
                 urlpath=str(temporary / f"{name}.b2nd"),
                 chunks=chunks,
+                blocks=tuple(min(edge, BLOCK_EDGE) for edge in chunks),
                 cparams=CPARAMS,
             )
         locations = {str(value): voxels for value, voxels in class_locations(prepared.labels).items()}

@@ -4,9 +4,11 @@ continued exactly.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from nnunet_box.planning.variant import PAPER, Recipe, recipe
 from nnunet_box.preprocessing.previous_stage import open_previous
 from nnunet_box.preprocessing.store import StoredCase, open_case
 from nnunet_box.training.augmentation import SpatialRanges, build_augmentation
+from nnunet_box.training.device_augmentation import RawBatch, augment
+from nnunet_box.training.draws import Draw, draw_sample
 from nnunet_box.training.patches import Patch, forced_foreground, patch_start, read_patch, slice_with_foreground
 
 TRAINING, VALIDATION = 0, 1
@@ -48,29 +52,29 @@ class BatchSource:
 
 
 class BatchSet(Dataset[tuple[Tensor, Tensor]]):
-    """Batch number ``epoch * batches_per_epoch + batch`` as (images (B, C, [Z,] Y, X), labels (B, [Z,] Y, X) int64).
+    """Batch ``number`` as (images (B, C, [Z,] Y, X), labels (B, [Z,] Y, X) int64), augmented on the CPU.
 
     A cascade's images end in the one-hot foreground of the previous stage's label map, one channel a label.
     """
 
     def __init__(self, source: BatchSource) -> None:
         self.source = source
+        self.ranges = SpatialRanges.of(source.configuration, source.recipe)
         previous = 0 if source.previous is None else source.classes
         self.transform = build_augmentation(source.configuration, source.mask_image, source.recipe, previous)
         self.patch_size = tuple(source.configuration.patch_size)
-        ranges = SpatialRanges.of(source.configuration, source.recipe)
-        self.read_size = self.patch_size if source.recipe.augmentation == "none" else ranges.source_size()
+        augments = source.recipe.augmentation != "none"
+        self.read_size = self.ranges.source_size() if augments else self.patch_size
         # The patch left after augmentation lies in the middle of what is read, and it is what is placed in the case.
         self.margin = [(read - kept) // 2 for read, kept in zip(self.read_size, self.patch_size, strict=True)]
         self._open: dict[str, StoredCase] = {}
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        source = self.source
-        entropy = np.random.SeedSequence([source.seed, source.fold, source.purpose, number])
-        random = np.random.default_rng(entropy)
+        entropy, random = self._randomness(number)
         # batchgenerators draws from numpy's global state.
         np.random.seed(entropy.generate_state(4))
-        patches = [self._sample(random, foreground) for foreground in forced_foreground(source.batch_size)]
+        forced = forced_foreground(self.source.batch_size)
+        patches = [self._sample(random, foreground, self._draw_case(random)) for foreground in forced]
         batch = self.transform(
             data=np.stack([patch.image for patch in patches]),
             seg=np.stack([patch.label_maps for patch in patches]).astype(np.float32),
@@ -78,19 +82,50 @@ class BatchSet(Dataset[tuple[Tensor, Tensor]]):
         labels: NDArray[np.float32] = batch["seg"][:, 0]
         return torch.from_numpy(np.ascontiguousarray(batch["data"])), torch.from_numpy(labels.astype(np.int64))
 
-    def _sample(self, random: np.random.Generator, foreground: bool) -> Patch:
-        case = self._case(self.source.cases[random.integers(len(self.source.cases))])
-        if len(self.read_size) == 3:
+    def raw(self, number: int) -> RawBatch:
+        """The same as it is read, with what ``augment`` shall do to it: a sample that is not moved without margin."""
+        source = self.source
+        entropy, random = self._randomness(number)
+        samples: list[tuple[Draw, Patch]] = []
+        for foreground in forced_foreground(source.batch_size):
+            case = self._draw_case(random)
+            draw = draw_sample(random, self.ranges, source.recipe, case.image.shape[0])
+            samples.append((draw, self._sample(random, foreground, case, margin=draw.moves)))
+        still, moved = ([pair for pair in samples if pair[0].moves is moves] for moves in (False, True))
+        planes = 2 if self.ranges.in_plane or len(self.patch_size) == 2 else 3
+        ordered = [draw for draw, _ in still + moved]
+        channels = (samples[0][1].image.shape[0],)
+        return RawBatch(
+            _stacked([patch.image for _, patch in still], (*channels, *self.patch_size), np.float32),
+            _stacked([patch.labels for _, patch in still], self.patch_size, np.int8),
+            _stacked([patch.image for _, patch in moved], (*channels, *self.read_size), np.float32),
+            _stacked([patch.labels for _, patch in moved], self.read_size, np.int8),
+            _stacked([draw.affine for draw, _ in moved], (planes, planes), np.float32),
+            _stacked([np.array([draw.alpha, draw.sigma]) for draw, _ in moved], (2,), np.float32),
+            torch.tensor([draw.gamma for draw in ordered]),
+            torch.tensor([draw.flips for draw in ordered]),
+            torch.tensor(int(entropy.generate_state(1)[0])),
+        )
+
+    def _randomness(self, number: int) -> tuple[np.random.SeedSequence, np.random.Generator]:
+        source = self.source
+        entropy = np.random.SeedSequence([source.seed, source.fold, source.purpose, number])
+        return entropy, np.random.default_rng(entropy)
+
+    def _draw_case(self, random: np.random.Generator) -> StoredCase:
+        return self._case(self.source.cases[random.integers(len(self.source.cases))])
+
+    def _sample(self, random: np.random.Generator, foreground: bool, case: StoredCase, margin: bool = True) -> Patch:
+        size = self.read_size if margin else self.patch_size
+        margins = self.margin if margin else [0] * len(size)
+        if len(size) == 3:
             start = patch_start(case, self.patch_size, foreground, random)
-            return read_patch(case, self._with_margin(start), self.read_size)
+            return read_patch(case, _before(start, margins), size)
         plane = slice_with_foreground(case, random) if foreground else int(random.integers(case.shape[0]))
         in_plane = _one_slice(case, plane) if foreground else case
         start = patch_start(in_plane, (1, *self.patch_size), foreground, random)
-        patch = read_patch(case, (plane, *self._with_margin(start[1:])), (1, *self.read_size))
+        patch = read_patch(case, (plane, *_before(start[1:], margins)), (1, *size))
         return Patch(patch.image[:, 0], patch.labels[0])
-
-    def _with_margin(self, start: Sequence[int]) -> list[int]:
-        return [first - margin for first, margin in zip(start, self.margin, strict=True)]
 
     def _case(self, case_id: str) -> StoredCase:
         if case_id not in self._open:
@@ -101,6 +136,17 @@ class BatchSet(Dataset[tuple[Tensor, Tensor]]):
         return self._open[case_id]
 
 
+def _before(start: Sequence[int], margins: Sequence[int]) -> list[int]:
+    return [first - margin for first, margin in zip(start, margins, strict=True)]
+
+
+def _stacked(arrays: Sequence[NDArray[Any]], shape: tuple[int, ...], dtype: type[np.generic]) -> Tensor:
+    """(N, *shape); N may be 0, and one alone is not copied."""
+    if len(arrays) == 1:
+        return torch.from_numpy(arrays[0][None].astype(dtype, copy=False))
+    return torch.from_numpy(np.stack(arrays).astype(dtype, copy=False) if arrays else np.zeros((0, *shape), dtype))
+
+
 def _one_slice(case: StoredCase, plane: int) -> StoredCase:
     """The case with only the foreground locations of one slice."""
     kept = {value: voxels[voxels[:, 0] == plane] for value, voxels in case.locations.items()}
@@ -109,19 +155,54 @@ def _one_slice(case: StoredCase, plane: int) -> StoredCase:
     )
 
 
-def batch_loader(source: BatchSource, numbers: Iterable[int], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches ``numbers``, in order whatever the number of worker processes; 0 makes them in this process."""
-    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-        BatchSet(source),
+Key = tuple[int, int]
+"""Which of several sources, and which of its batches."""
+
+
+class _Interleaved(Dataset[Any]):
+    """Batches of several sources, by key, so that the same workers make both and none waits for the other."""
+
+    def __init__(self, sources: Sequence[BatchSource], raw: Sequence[bool]) -> None:
+        self.sets = [BatchSet(source) for source in sources]
+        self.raw = raw
+
+    def __getitem__(self, key: Key) -> Any:
+        index, number = key
+        return self.sets[index].raw(number) if self.raw[index] else self.sets[index][number]
+
+
+def augments_on_device(source: BatchSource, device: torch.device) -> bool:
+    """Whether ``device`` itself augments: a GPU, the paper's recipe or none, and no cascade, whose input is spoilt by
+    morphology that only the CPU does.
+    """
+    return device.type == "cuda" and source.recipe.augmentation in ("paper", "none") and source.previous is None
+
+
+def batch_loader(
+    sources: Sequence[BatchSource], keys: Iterable[Key], workers: int, device: torch.device, compiled: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of ``keys`` on ``device``, in order whatever the number of worker processes; 0 makes them in this
+    process. compiled: augmentation on the device is compiled.
+    """
+    raw = [augments_on_device(source, device) for source in sources]
+    wanted, returned = itertools.tee(keys)
+    loader: DataLoader[Any] = DataLoader(
+        _Interleaved(sources, raw),
         batch_size=None,
-        sampler=numbers,
+        sampler=wanted,
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         multiprocessing_context="spawn" if workers else None,
         worker_init_fn=_single_thread if workers else None,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=device.type == "cuda",
     )
-    yield from loader
+    for (index, _), batch in zip(returned, loader, strict=True):
+        if raw[index]:
+            source = sources[index]
+            yield augment(batch.to(device), source.configuration.patch_size, source.mask_image, compiled)
+        else:
+            image, labels = batch
+            yield image.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
 def _single_thread(_: int) -> None:

@@ -82,17 +82,25 @@ def slice_with_foreground(case: StoredCase, random: np.random.Generator) -> int:
 
 def read_patch(case: StoredCase, start: Sequence[int], size: Sequence[int]) -> Patch:
     """The patch of ``size`` at ``start``, padded where it reaches outside: image 0, labels -1."""
-    image = np.zeros((case.image.shape[0], *size), dtype=np.float32)
     source, target = [], []
     for first, edge, length in zip(start, size, case.shape, strict=True):
         inside = max(0, first), min(length, first + edge)
         source.append(slice(*inside))
         target.append(slice(inside[0] - first, inside[1] - first))
-    image[(slice(None), *target)] = case.image[(slice(None), *source)]
+    whole = all(part.stop - part.start == edge for part, edge in zip(source, size, strict=True))
 
-    def padded(stored: Any) -> NDArray[np.int8]:
-        labels = np.full(tuple(size), OUTSIDE, dtype=np.int8)
-        labels[tuple(target)] = stored[tuple(source)]
-        return labels
+    def padded(stored: Any, shape: tuple[int, ...], fill: int, dtype: type[np.generic]) -> NDArray[Any]:
+        every = (slice(None),) * (len(shape) - len(size))
+        inside: NDArray[Any] = stored[(*every, *source)]
+        if whole:
+            return np.asarray(inside, dtype)
+        result = np.full(shape, fill, dtype)
+        result[(*every, *target)] = inside
+        return result
 
-    return Patch(image, padded(case.labels), None if case.previous is None else padded(case.previous))
+    labels = (tuple(size), OUTSIDE, np.int8)
+    return Patch(
+        padded(case.image, (case.image.shape[0], *size), 0, np.float32),
+        padded(case.labels, *labels),
+        None if case.previous is None else padded(case.previous, *labels),
+    )

@@ -14,7 +14,8 @@ BATCHES_AN_EPOCH = 250
 class TrainingSettings:
     """One run. variants: named departures from the paper's recipe. epochs: at most so many, 1000 by default.
     budget_seconds: fit the run into this time instead. workers: processes that make batches, None chooses.
-    checkpoint_seconds: least time between two checkpoints.
+    checkpoint_seconds: least time between two checkpoints. full_precision: float32 alone, on a GPU too. compiled: on a
+    GPU the network is compiled where that is possible.
     """
 
     configuration: str
@@ -27,6 +28,8 @@ class TrainingSettings:
     device: str = "auto"
     workers: int | None = None
     checkpoint_seconds: float = 60.0
+    full_precision: bool = False
+    compiled: bool = True
 
     @property
     def model(self) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnunet_box.cpus import usable_threads
 from nnunet_box.dataset.splits import Fold
 from nnunet_box.errors import NnboxError, UsageError
 from nnunet_box.files import recover_replaced, write_beside
 from nnunet_box.inference.torch_runtime import choose_device
+from nnunet_box.network.padded import can_be_padded, padded_at_every_resolution
 from nnunet_box.network.unet import UNet, for_device
 from nnunet_box.planning.plan import FIRST_STAGE, Plan
 from nnunet_box.planning.variant import recipe
 from nnunet_box.progress import say
-from nnunet_box.training.batches import NO_AUGMENTATION, VALIDATION, BatchSource, batch_loader
+from nnunet_box.training.acceleration import compile_obstacle, mixed_precision
+from nnunet_box.training.batches import NO_AUGMENTATION, TRAINING, VALIDATION, BatchSource, Key, batch_loader
 from nnunet_box.training.budget import (
     FEW_UPDATES,
     SMALLEST_BATCH,
@@ -30,6 +32,7 @@ from nnunet_box.training.budget import (
     batches_an_epoch,
     seconds_a_sample,
 )
+from nnunet_box.training.captured import CapturedStep
 from nnunet_box.training.checkpoint import checkpoint_state, load_checkpoint, save_checkpoint, save_weights
 from nnunet_box.training.loss import loss_at_every_resolution
 from nnunet_box.training.optimisation import CLIP_NORM, clips, make_optimiser
@@ -71,8 +74,16 @@ class Trainer:
         self.device = choose_device(settings.device)
         torch.manual_seed(settings.seed * 1000 + settings.fold)
         self.recipe = recipe(settings.variants)
+        self.compiles = False
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            obstacle = compile_obstacle(self.device)
+            self.compiles = settings.compiled and obstacle is None
+            if obstacle is not None:
+                say(f"The network is not compiled, which would train it faster: {obstacle}.")
+        self.mixed = mixed_precision(self.device) and not settings.full_precision
         network = UNet(self.configuration, self.inputs, len(plan.labels), self.recipe)
-        self.network = for_device(network, self.device, training=True)
+        self.network = for_device(network, self.device, training=True, mixed=self.mixed)
         self.optimizer, self.schedule = make_optimiser(
             self.recipe, self.network, settings.epochs, settings.budget_seconds
         )
@@ -80,6 +91,8 @@ class Trainer:
         self.progress = Progress(self.configuration.batch_size, settings.batches_per_epoch)
         full = FIRST_STAGE in plan.configurations and settings.configuration != FIRST_STAGE
         self.batch_dice = self.configuration.dimensions == 2 or full
+        self._captured: CapturedStep | None = None
+        self._loss, self._predict = self._compiled(self._loss_of), self._compiled(self._labels_of)
 
     @property
     def checkpoint(self) -> Path:
@@ -107,6 +120,13 @@ class Trainer:
         save_weights(weights, self.network)
         return weights
 
+    def _compiled(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The function compiled for its inputs' shapes, which stay the same, where a GPU trains; else as it is."""
+        if not self.compiles:
+            return function
+        compiled: Callable[..., Tensor] = torch.compile(function, dynamic=False)
+        return compiled
+
     def _fit_to_budget(self, seconds: float) -> None:
         """Measure the machine, choose batch size and epoch length; the time this takes counts as spent."""
         started = time.monotonic()
@@ -120,7 +140,9 @@ class Trainer:
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
 
-        sample_seconds = seconds_a_sample(step, SMALLEST_BATCH)
+        # A GPU has room for the plan's batch, and other sizes would be compiled for nothing.
+        on_cpu = self.device.type == "cpu"
+        sample_seconds = seconds_a_sample(step, SMALLEST_BATCH if on_cpu else self.configuration.batch_size)
         self.network.zero_grad(set_to_none=True)
         self.network.load_state_dict(state)
         batch = batch_size_for(seconds, sample_seconds, self.configuration.batch_size)
@@ -139,9 +161,31 @@ class Trainer:
                 f"--memory-gb {self.plan.memory_gb / 4:g} (this plan: {self.plan.memory_gb:g})"
             )
 
-    def _loss(self, image: Tensor, labels: Tensor) -> Tensor:
-        outputs = self.network.at_every_resolution(image)
-        return loss_at_every_resolution(outputs, labels, self.batch_dice, self.recipe.loss)
+    def _loss_of(self, image: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            outputs = self._outputs(image)
+        exact = [logits.float() for logits in outputs]
+        return loss_at_every_resolution(exact, labels, self.batch_dice, self.recipe.loss)
+
+    def _labels_of(self, image: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            return self._outputs(image)[0].argmax(1)
+
+    def _outputs(self, image: Tensor) -> list[Tensor]:
+        if self.mixed and can_be_padded(self.network):
+            return padded_at_every_resolution(self.network, image)
+        return self.network.at_every_resolution(image)
+
+    def _gradients(self, image: Tensor, labels: Tensor) -> Tensor:
+        """Put a batch's gradients into the network; returns its loss, which may not be computed yet."""
+        if self.device.type == "cuda":
+            if self._captured is None:
+                self._captured = CapturedStep(self._loss, self.network, image, labels)
+            return self._captured(image, labels)
+        loss = self._loss(image, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def _source(self, purpose: int) -> BatchSource:
         validation = purpose == VALIDATION
@@ -162,24 +206,35 @@ class Trainer:
     def _workers(self) -> int:
         if self.settings.workers is not None:
             return self.settings.workers
-        cores = len(_cores())
-        return min(8, max(1, cores - 1)) if self.device.type == "cuda" else min(2, cores - 1)
+        cores = usable_threads()
+        return min(8, cores) if self.device.type == "cuda" else min(2, cores - 1)
 
     def _epochs(self) -> None:
         length = self.progress.batches_per_epoch
         share = BUDGET_VALIDATION_SHARE if isinstance(self.schedule, BudgetSchedule) else VALIDATION_SHARE
         checks = max(1, length // share)
-        training = batch_loader(self._source(0), itertools.count(self.progress.epoch * length), self._workers())
-        validation = batch_loader(self._source(VALIDATION), itertools.count(self.progress.epoch * checks), 0)
+        batches = batch_loader(
+            [self._source(purpose) for purpose in (TRAINING, VALIDATION)],
+            self._keys(length, checks),
+            self._workers(),
+            self.device,
+            self.compiles,
+        )
         saved = time.monotonic()
         while not self.schedule.finished:
             started = time.monotonic()
-            loss = self._train_epoch(training, length)
-            overlap = self._validate_epoch(validation, checks)
+            loss = self._train_epoch(batches, length)
+            overlap = self._validate_epoch(batches, checks)
             self._end_epoch(loss, overlap, time.monotonic() - started)
             if time.monotonic() - saved >= self.settings.checkpoint_seconds and not self.schedule.finished:
                 self._save()
                 saved = time.monotonic()
+
+    def _keys(self, length: int, checks: int) -> Iterator[Key]:
+        """An epoch's training batches, then its validation batches, and so on without end."""
+        for epoch in itertools.count(self.progress.epoch):
+            yield from ((TRAINING, epoch * length + number) for number in range(length))
+            yield from ((VALIDATION, epoch * checks + number) for number in range(checks))
 
     def _train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], count: int) -> float:
         """One epoch of updates, cut short where a budget ends; returns the mean loss."""
@@ -189,13 +244,10 @@ class Trainer:
         for image, labels in itertools.islice(batches, count):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.rate
-            loss = self._loss(image.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True))
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(self._gradients(image, labels))
             if self.clip:
                 torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
             self.optimizer.step()
-            losses.append(loss.detach())
             if isinstance(self.schedule, BudgetSchedule):
                 now = time.monotonic()
                 self.schedule.spent += now - clock
@@ -220,16 +272,17 @@ class Trainer:
         started = time.monotonic()
         self.network.eval()
         classes = len(self.plan.labels)
-        counts = torch.zeros((3, classes), dtype=torch.float64)
+        counts = torch.zeros((classes, 3), dtype=torch.float64, device=self.device)
         for image, labels in itertools.islice(batches, count):
-            predicted = self.network(image.to(self.device)).argmax(1).cpu()
+            predicted = self._predict(image)
             for value in range(1, classes):
                 truth, guess = labels == value, predicted == value
-                counts[:, value] += torch.tensor([(truth & guess).sum(), truth.sum(), guess.sum()], dtype=torch.float64)
+                counts[value] += torch.stack([(truth & guess).sum(), truth.sum(), guess.sum()])
+        counts = counts[1:].cpu()
         if isinstance(self.schedule, BudgetSchedule):
             self.schedule.spent += time.monotonic() - started
-        both = counts[1, 1:] + counts[2, 1:]
-        dice = 2 * counts[0, 1:] / both
+        both = counts[:, 1] + counts[:, 2]
+        dice = 2 * counts[:, 0] / both
         return float(dice[both > 0].mean()) if bool((both > 0).any()) else float("nan")
 
     def _end_epoch(self, loss: float, overlap: float, seconds: float) -> None:
@@ -292,7 +345,3 @@ def write_log(file: Path, history: list[dict[str, Any]]) -> None:
     """The log as the checkpoint knows it: epochs after the checkpoint are done again."""
     with write_beside(file) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
-
-
-def _cores() -> set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

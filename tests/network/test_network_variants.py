@@ -17,11 +17,11 @@ def kinds(network: UNet) -> set[str]:
 
 
 def test_norm_and_activation_are_exchanged_everywhere() -> None:
-    plain = {"Conv3d", "ConvTranspose3d", "GroupNorm", "LeakyReLU"}
+    plain = {"Conv3d", "ConvTranspose3d", "InstanceNorm", "LeakyReLU"}
     assert kinds(UNet(ANISOTROPIC, 1, 2)) - {"ModuleList"} == plain
     for names, expected in (
-        (["batch-norm"], plain - {"GroupNorm"} | {"BatchNorm3d"}),
-        (["no-norm"], plain - {"GroupNorm"} | {"Identity"}),
+        (["batch-norm"], plain - {"InstanceNorm"} | {"BatchNorm3d"}),
+        (["no-norm"], plain - {"InstanceNorm"} | {"Identity"}),
         (["relu"], plain - {"LeakyReLU"} | {"ReLU"}),
     ):
         assert kinds(UNet(ANISOTROPIC, 1, 2, recipe(names))) - {"ModuleList"} == expected

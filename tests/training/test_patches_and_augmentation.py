@@ -61,6 +61,9 @@ def test_slices_with_foreground_have_some(tmp_path: Path) -> None:
         assert (case.labels[slice_with_foreground(case, random)] > 0).any()
 
 
+CPU = torch.device("cpu")
+
+
 def source(folder: Path, configuration: Configuration, names: list[str], **changes: object) -> BatchSource:
     values = {
         "store": folder,
@@ -91,7 +94,7 @@ def test_batches_have_the_patch_and_integral_labels(tmp_path: Path, configuratio
 def test_a_batch_follows_from_its_number_alone(tmp_path: Path) -> None:
     names = toy_store(tmp_path, 3)
     first = [BatchSet(source(tmp_path, VOLUME, names))[number] for number in (4, 0, 2)]
-    again = list(batch_loader(source(tmp_path, VOLUME, names), [4, 0, 2], workers=0))
+    again = list(batch_loader([source(tmp_path, VOLUME, names)], [(0, 4), (0, 0), (0, 2)], 0, CPU))
     for (image, labels), (image_again, labels_again) in zip(first, again, strict=True):
         assert torch.equal(image, image_again) and torch.equal(labels, labels_again)
     for change in ({"seed": 2}, {"fold": 1}, {"purpose": 1}):
@@ -120,8 +123,9 @@ def test_every_voxel_of_a_case_is_trained_on_in_spite_of_the_margin(tmp_path: Pa
 @pytest.mark.slow
 def test_worker_processes_change_nothing(tmp_path: Path) -> None:
     names = toy_store(tmp_path, 3)
-    alone = list(batch_loader(source(tmp_path, VOLUME, names), range(5), workers=0))
-    helped = list(batch_loader(source(tmp_path, VOLUME, names), range(5), workers=2))
+    keys = [(0, number) for number in range(5)]
+    alone = list(batch_loader([source(tmp_path, VOLUME, names)], keys, 0, CPU))
+    helped = list(batch_loader([source(tmp_path, VOLUME, names)], keys, 2, CPU))
     assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(alone, helped, strict=True))
 
 
