@@ -34,8 +34,8 @@ class BatchSource:
     """Where batches come from.
 
     store: the configuration's case store. cases: ids to draw from. batch_size: samples a batch. purpose: training or
-        validation, which draw different batches. recipe: whose augmentation. previous: for a cascade,
-        the store of the first stage's label maps, of ``classes`` labels, background included.
+        validation, which draw different batches. recipe: whose augmentation. classes: labels, background included.
+        previous: for a cascade, the store of the first stage's label maps.
     """
 
     store: Path
@@ -45,10 +45,10 @@ class BatchSource:
     mask_image: bool
     seed: int
     fold: int
+    classes: int
     purpose: int = TRAINING
     recipe: Recipe = PAPER
     previous: Path | None = None
-    classes: int = 0
 
 
 class BatchSet(Dataset[tuple[Tensor, Tensor]]):
@@ -179,10 +179,10 @@ def augments_on_device(source: BatchSource, device: torch.device) -> bool:
 
 
 def batch_loader(
-    sources: Sequence[BatchSource], keys: Iterable[Key], workers: int, device: torch.device, compiled: bool = False
+    sources: Sequence[BatchSource], keys: Iterable[Key], workers: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of ``keys`` on ``device``, in order whatever the number of worker processes; 0 makes them in this
-    process. compiled: augmentation on the device is compiled.
+    process.
     """
     raw = [augments_on_device(source, device) for source in sources]
     wanted, returned = itertools.tee(keys)
@@ -199,7 +199,7 @@ def batch_loader(
     for (index, _), batch in zip(returned, loader, strict=True):
         if raw[index]:
             source = sources[index]
-            yield augment(batch.to(device), source.configuration.patch_size, source.mask_image, compiled)
+            yield augment(batch.to(device), source.configuration.patch_size, source.classes, source.mask_image)
         else:
             image, labels = batch
             yield image.to(device, non_blocking=True), labels.to(device, non_blocking=True)

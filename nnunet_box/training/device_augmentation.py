@@ -7,7 +7,7 @@ numbers fall is another matter; a batch still follows from its number alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
@@ -23,6 +23,8 @@ from nnunet_box.training.warp import TRUNCATE
 LONGEST_RADIUS = int(TRUNCATE * ELASTIC_SIGMA[1] + 0.5)
 EPSILON = 1e-7
 OUTSIDE = -1
+LABELS_AT_ONCE = 8
+"""Labels whose shares are held at the same time, four bytes a voxel each."""
 
 
 class RawBatch(NamedTuple):
@@ -49,53 +51,19 @@ class RawBatch(NamedTuple):
 
 
 @torch.no_grad()
-def augment(batch: RawBatch, patch: Sequence[int], mask_image: bool, compiled: bool = False) -> tuple[Tensor, Tensor]:
+def augment(batch: RawBatch, patch: Sequence[int], classes: int, mask_image: bool) -> tuple[Tensor, Tensor]:
     """Images (B, C, [Z,] Y, X) float32 and labels (B, [Z,] Y, X) int64 of the ``patch`` size, on the batch's device.
 
-    mask_image: image to 0 where a label says outside. compiled: by functions compiled for these shapes, sample by
-    sample, since the number that is moved differs from batch to batch. Nothing here waits for the device.
+    classes: labels are below it. mask_image: image to 0 where a label says outside. Nothing here waits for the device.
     """
-    dimensions, device = batch.affine.shape[-1], batch.moved.device
-    shape, source = tuple(patch[-dimensions:]), batch.moved.shape[-dimensions:]
-    filters = [_prefilter(length, device) for length in source]
-    generator = torch.Generator(device).manual_seed(int(batch.seed))
-    images, labels = [batch.still], [batch.still_labels]
-    for part in range(len(batch.moved)) if compiled else [slice(None)] * min(1, len(batch.moved)):
-        chosen = slice(part, part + 1) if isinstance(part, int) else part
-        affine = batch.affine[chosen]
-        noise = torch.rand((len(affine), dimensions, *shape), generator=generator, device=device)
-        function = _compiled_move() if compiled else move
-        moved = function(batch.moved[chosen], batch.moved_labels[chosen], affine, batch.elastic[chosen], noise, filters)
-        images.append(moved[0].reshape(-1, *batch.still.shape[1:2], *patch))
-        labels.append(moved[1].reshape(-1, *patch))
-    function = _compiled_finish() if compiled else finish
-    result: tuple[Tensor, Tensor] = function(torch.cat(images), torch.cat(labels), batch.gamma, batch.flips, mask_image)
-    return result
-
-
-def move(
-    images: Tensor, labels: Tensor, affine: Tensor, elastic: Tensor, noise: Tensor, filters: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Images (M, C, ...) and labels (M, ...) moved to the shape of ``noise`` (M, D, ...), from the middle of what was
-    read; axes before the last D are channels, which move alike.
-
-    noise: even in 0..1. filters: of ``_prefilter``, one for each axis that is moved.
-    """
-    dimensions = affine.shape[-1]
-    source = images.shape[-dimensions:]
-    size = elastic[:, 0].reshape(-1, *[1] * (dimensions + 1))
-    offsets = smooth(noise * 2 - 1, elastic[:, 1]) * size
-    at = positions(offsets, affine, source)
-    moved = warp_images(images.reshape(len(images), -1, *source), at, filters)
-    return moved, warp_labels(labels.reshape(len(labels), -1, *source), at)
-
-
-def finish(images: Tensor, labels: Tensor, gamma: Tensor, flips: Tensor, mask_image: bool) -> tuple[Tensor, Tensor]:
-    """Gamma, mirroring and what lies outside of the case, of images (B, C, ...) and labels (B, ...) int8."""
-    images = change_gamma(images, gamma)
-    axes = flips.shape[1]
+    images, labels = batch.still, batch.still_labels
+    if len(batch.moved):
+        moved, moved_labels = move(batch, patch, classes)
+        images, labels = torch.cat([images, moved]), torch.cat([labels, moved_labels])
+    images = change_gamma(images, batch.gamma)
+    axes = len(patch)
     for axis in range(axes):
-        turned = flips[:, axis].reshape(-1, *[1] * axes)
+        turned = batch.flips[:, axis].reshape(-1, *[1] * axes)
         images = torch.where(turned[:, None], images.flip(axis + 2), images)
         labels = torch.where(turned, labels.flip(axis + 1), labels)
     if mask_image:
@@ -103,14 +71,21 @@ def finish(images: Tensor, labels: Tensor, gamma: Tensor, flips: Tensor, mask_im
     return images, labels.clamp_min(0).long()
 
 
-@lru_cache(maxsize=1)
-def _compiled_move() -> Callable[..., tuple[Tensor, Tensor]]:
-    return torch.compile(move, dynamic=False)
+def move(batch: RawBatch, patch: Sequence[int], classes: int) -> tuple[Tensor, Tensor]:
+    """The moved samples (M, C, *patch) and their labels (M, *patch) int8: the patch from the middle of what was read.
 
-
-@lru_cache(maxsize=1)
-def _compiled_finish() -> Callable[..., tuple[Tensor, Tensor]]:
-    return torch.compile(finish, dynamic=False)
+    Where the matrix has two axes and the patch three, every slice is moved alike.
+    """
+    samples, dimensions = len(batch.moved), batch.affine.shape[-1]
+    shape, source = tuple(patch[-dimensions:]), batch.moved.shape[-dimensions:]
+    generator = torch.Generator(batch.moved.device).manual_seed(int(batch.seed))
+    noise = torch.rand((samples, dimensions, *shape), generator=generator, device=batch.moved.device) * 2 - 1
+    size = batch.elastic[:, 0].reshape(-1, *[1] * (dimensions + 1))
+    at = positions(smooth(noise, batch.elastic[:, 1]) * size, batch.affine, source)
+    # Slices moved alike are channels of one slice.
+    moved = warp_images(batch.moved.reshape(samples, -1, *source), at)
+    moved_labels = warp_labels(batch.moved_labels.reshape(samples, -1, *source), at, classes)
+    return moved.reshape(samples, -1, *patch), moved_labels.reshape(samples, *patch)
 
 
 def smooth(noise: Tensor, sigma: Tensor) -> Tensor:
@@ -133,81 +108,67 @@ def positions(offsets: Tensor, affine: Tensor, source: Sequence[int]) -> Tensor:
         *(torch.arange(length, device=offsets.device) - (length - 1) / 2 for length in shape), indexing="ij"
     )
     moved = torch.einsum("mde,me...->md...", affine, offsets + torch.stack(grid))
-    centre = [(length - 1) / 2 for length in source]
-    for axis, middle in enumerate(centre):
-        moved[:, axis] += middle
+    for axis, length in enumerate(source):
+        moved[:, axis] += (length - 1) / 2
     return moved
 
 
-def warp_images(images: Tensor, at: Tensor, filters: Sequence[Tensor]) -> Tensor:
+def warp_images(images: Tensor, at: Tensor) -> Tensor:
     """Cubic B-spline of (M, C, ...) at positions (M, D, ...); 0 outside.
 
     A cubic weighting of four voxels an axis is two linear ones at positions chosen so (Sigg and Hadwiger, GPU Gems 2,
-    chapter 20): 2^D linear interpolations instead of 4^D reads. filters: of ``_prefilter``, one an axis.
+    chapter 20): 2^D linear interpolations instead of 4^D reads.
     """
     shape = images.shape[2:]
-    for axis, matrix in enumerate(filters, start=2):
-        images = _along(images, matrix, axis)
-    sides = []
-    for axis, length in enumerate(shape):
-        first = at[:, axis].floor()
-        t = at[:, axis] - first
-        middle = (4 - 3 * t**2 * (2 - t)) / 6
-        near = (1 - t) ** 3 / 6 + middle
-        far = 1 - near
-        # In grid_sample's coordinates, -1 and 1 at the middle of the first and the last voxel.
-        before, after = (
-            2 * (first + step) / max(length - 1, 1) - 1 for step in (middle / near - 1, 1 + t**3 / 6 / far)
-        )
-        sides.append(((near, before), (far, after)))
-    total = torch.zeros((), device=images.device)
-    for corner in product(*sides):
-        weight = torch.ones((), device=images.device)
-        for share, _ in corner:
-            weight = weight * share
-        grid = torch.stack([place for _, place in reversed(corner)], -1)
-        total = total + weight[:, None] * functional.grid_sample(
-            images, grid, mode="bilinear", padding_mode="reflection", align_corners=True
-        )
+    for axis, length in enumerate(shape, start=2):
+        images = _along(images, _prefilter(length, images.device), axis)
+    first = at.floor()
+    t = at - first
+    middle = (4 - 3 * t**2 * (2 - t)) / 6
+    near = (1 - t) ** 3 / 6 + middle
+    far = 1 - near
+    before, after = first + middle / near - 1, first + t**3 / 6 / far + 1
+    places = [(_in_grid(before, shape), near.unbind(1)), (_in_grid(after, shape), far.unbind(1))]
+    total: Tensor | None = None
+    for corner in product((0, 1), repeat=len(shape)):
+        # Of the last axis first, as grid_sample wants them.
+        grid = torch.stack([places[side][0][axis] for axis, side in reversed(list(enumerate(corner)))], -1)
+        weight = places[corner[0]][1][0]
+        for axis, side in enumerate(corner[1:], start=1):
+            weight = weight * places[side][1][axis]
+        value = functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
+        total = value * weight[:, None] if total is None else total.addcmul_(value, weight[:, None])
+    assert total is not None
     return total * _inside(at, shape)[:, None]
 
 
-def warp_labels(labels: Tensor, at: Tensor) -> Tensor:
-    """The label of (M, C, ...) int8 with the largest linear share at positions (M, D, ...), the nearest voxel's where
-    shares are equal; -1 outside.
+def warp_labels(labels: Tensor, at: Tensor, classes: int) -> Tensor:
+    """The label of (M, C, ...) int8, -1 to ``classes`` - 1, with the largest linear share at positions (M, D, ...), the
+    smallest of equal ones; -1 outside.
     """
-    shape = labels.shape[2:]
-    flat = labels.flatten(2)
-    sides, nearest = [], []
-    for axis, length in enumerate(shape):
-        inward = at[:, axis].clamp(0, length - 1)
-        first = inward.floor()
-        share = inward - first
-        sides.append(((first.long(), 1 - share), ((first + 1).clamp_max(length - 1).long(), share)))
-        nearest.append((inward + 0.5).floor().clamp_max(length - 1).long())
-
-    def taken(places: Sequence[Tensor]) -> Tensor:
-        index = places[0]
-        for place, length in zip(places[1:], shape[1:], strict=True):
-            index = index * length + place
-        wanted = index.reshape(len(labels), 1, -1).expand(-1, labels.shape[1], -1)
-        return flat.gather(2, wanted).reshape(*labels.shape[:2], *at.shape[2:])
-
-    corners, weights = [], []
-    for corner in product(*sides):
-        corners.append(taken([place for place, _ in corner]))
-        weight = corner[0][1]
-        for _, share in corner[1:]:
-            weight = weight * share
-        weights.append(weight[:, None])
-    best = taken(nearest)
-    most = _share_of(best, corners, weights)
-    for label in corners:
-        amount = _share_of(label, corners, weights)
-        # A little more than equal: sums of the same shares in another order.
-        best = torch.where(amount > most + EPSILON, label, best)
-        most = torch.maximum(most, amount)
+    samples, channels, shape = len(labels), labels.shape[1], labels.shape[2:]
+    grid = torch.stack(_in_grid(at, shape)[::-1], -1)
+    best: Tensor | None = None
+    for first in range(-1, classes, LABELS_AT_ONCE):
+        values = torch.arange(first, min(first + LABELS_AT_ONCE, classes), dtype=torch.int8, device=labels.device)
+        one_hot = (labels[:, :, None] == values.reshape(-1, *[1] * len(shape))).float()
+        shares = functional.grid_sample(one_hot.flatten(1, 2), grid, padding_mode="border", align_corners=True)
+        shares = shares.reshape(samples, channels, len(values), *at.shape[2:])
+        share, index = shares.max(2)
+        found = (index + first).to(torch.int8)
+        if best is None:
+            best, most = found, share
+        else:
+            best, most = torch.where(share > most, found, best), torch.maximum(share, most)
+    assert best is not None
     return torch.where(_inside(at, shape)[:, None], best, OUTSIDE)
+
+
+def _in_grid(at: Tensor, shape: Sequence[int]) -> list[Tensor]:
+    """Positions (M, D, ...) in voxels, axis by axis, as ``grid_sample`` counts: -1 and 1 at the middle of the first and
+    the last voxel.
+    """
+    return [place * (2 / max(length - 1, 1)) - 1 for place, length in zip(at.unbind(1), shape, strict=True)]
 
 
 def change_gamma(images: Tensor, gamma: Tensor) -> Tensor:
@@ -223,13 +184,6 @@ def change_gamma(images: Tensor, gamma: Tensor) -> Tensor:
     new_deviation, new_mean = torch.std_mean(changed, axes, correction=0, keepdim=True)
     changed = (changed - new_mean) / (new_deviation + 1e-8) * deviation + mean
     return torch.where(power == 1, images, changed)
-
-
-def _share_of(label: Tensor, corners: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    total = torch.zeros((), device=label.device)
-    for corner, weight in zip(corners, weights, strict=True):
-        total = total + weight * (corner == label)
-    return total
 
 
 def _inside(at: Tensor, shape: Sequence[int]) -> Tensor:

@@ -92,7 +92,7 @@ class Trainer:
         full = FIRST_STAGE in plan.configurations and settings.configuration != FIRST_STAGE
         self.batch_dice = self.configuration.dimensions == 2 or full
         self._captured: CapturedStep | None = None
-        self._loss, self._predict = self._compiled(self._loss_of), self._compiled(self._labels_of)
+        self._loss = self._compiled(self._loss_of)
 
     @property
     def checkpoint(self) -> Path:
@@ -218,7 +218,6 @@ class Trainer:
             self._keys(length, checks),
             self._workers(),
             self.device,
-            self.compiles,
         )
         saved = time.monotonic()
         while not self.schedule.finished:
@@ -274,7 +273,7 @@ class Trainer:
         classes = len(self.plan.labels)
         counts = torch.zeros((classes, 3), dtype=torch.float64, device=self.device)
         for image, labels in itertools.islice(batches, count):
-            predicted = self._predict(image)
+            predicted = self._labels_of(image)
             for value in range(1, classes):
                 truth, guess = labels == value, predicted == value
                 counts[value] += torch.stack([(truth & guess).sum(), truth.sum(), guess.sum()])
