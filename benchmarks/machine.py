@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 OURS = ("nnunet_box", "torch", "numpy", "scipy", "numba", "batchgenerators", "openvino")
@@ -47,9 +47,13 @@ def machine_text(gpu: str | None) -> str:
 
 
 def gpu_name() -> str | None:
-    """The first GPU that our torch can use."""
-    ask = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
-    return subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True).stdout.strip() or None
+    """The first GPU, as its driver's program names it; None where there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    command = [program, "--query-gpu=name", "--format=csv,noheader"]
+    said = subprocess.run(command, capture_output=True, text=True)
+    return said.stdout.splitlines()[0].strip() if said.returncode == 0 and said.stdout.strip() else None
 
 
 def commit(repository: Path) -> str:
