@@ -6,6 +6,7 @@ The configuration is what ``nnbox plan`` makes of the Decathlon's 208 training c
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import measuring
 import numpy as np
@@ -15,7 +16,7 @@ CASES = 12
 LABELS = {0: "background", 1: "Anterior", 2: "Posterior"}
 
 
-def plan():  # noqa: ANN201  # nnunet_box is imported by our side only
+def plan() -> Any:
     """The hippocampus' plan, of which only ``3d_fullres`` is given."""
     from nnunet_box.planning.plan import Configuration, Plan
 

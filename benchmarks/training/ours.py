@@ -13,12 +13,12 @@ import measuring
 from measuring import Taken
 
 Work = Callable[[], Taken]
-SAMPLES_A_TURN = 28
+SAMPLES_A_TURN = 14
 
 
 def batches_a_turn(batch_size: int) -> int:
-    """So many batches, at least 4, that a turn has about ``SAMPLES_A_TURN`` samples."""
-    return max(4, SAMPLES_A_TURN // batch_size)
+    """So many batches, at least 2, that a turn has about ``SAMPLES_A_TURN`` samples."""
+    return max(2, SAMPLES_A_TURN // batch_size)
 
 
 def epoch(batch_size: int | None, budget_seconds: float | None) -> Work:
@@ -27,17 +27,18 @@ def epoch(batch_size: int | None, budget_seconds: float | None) -> Work:
     The loader's processes have batches ready at the start of a turn, as in the middle of an epoch, and make as many as
     the turn takes.
     """
+    from training.hippocampus import plan, write_store
+
     from nnunet_box.dataset.splits import Fold
     from nnunet_box.training.batches import batch_loader
     from nnunet_box.training.settings import TrainingSettings
     from nnunet_box.training.trainer import Trainer
-    from training.hippocampus import plan, write_store
 
     kept = tempfile.TemporaryDirectory()
     folder = Path(kept.name)
     names = write_store(folder / "store")
     settings = TrainingSettings("3d_fullres", 0, budget_seconds=budget_seconds, device="cpu")
-    trainer = Trainer(plan(), folder / "store", Fold(names, names), folder / "fold", settings)
+    trainer = Trainer(plan(), folder / "store", Fold(train=names, val=names), folder / "fold", settings)
     trainer.progress.batch_size = batch_size or trainer.progress.batch_size
     count = batches_a_turn(trainer.progress.batch_size)
     batches = batch_loader(trainer._source(0), itertools.count(), trainer._workers())
