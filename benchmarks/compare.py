@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from figures import Figures, agreement_of, figures_of, results_differ, verdicts
 from machine import OURS, PEER, commit, gpu_name, machine_text, versions
-from measuring import AGAIN_VARIABLE, DATA_VARIABLE, PYTHON_VARIABLE, WORK_VARIABLE
+from measuring import AGAIN_VARIABLE, DATA_VARIABLE, PYTHON_VARIABLE, SHORTEN_VARIABLE, WORK_VARIABLE
 from row import Row
 from side import Side
 from table import table_text, write_between_marks
@@ -47,14 +47,18 @@ def all_rows() -> dict[str, tuple[str, Row]]:
 ROWS = all_rows()
 
 
-def compare(name: str, pythons: dict[str, str], turns: int, variables: dict[str, str]) -> Figures:
-    """Both sides of a row, in turns. variables: added to the environment of both.
+def compare(
+    name: str, pythons: dict[str, str], turns: int, variables: dict[str, str], only: str | None = None
+) -> Figures:
+    """Both sides of a row, in turns. variables: added to the environment of both. only: one side, ``ours`` or
+    ``other``; what it measured is returned as it is.
 
     Raises SideFailed where one ends with an error or takes longer than the row's limit.
     """
     theme, row = ROWS[name]
     turns = row.turns or turns
     modules = {"ours": "ours", "other": row.against} if row.against else {"ours": "ours"}
+    modules = modules if only is None else {only: modules[only]}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         sides: dict[str, Side] = {}
@@ -67,10 +71,13 @@ def compare(name: str, pythons: dict[str, str], turns: int, variables: dict[str,
             for _ in range(turns):
                 for each in sides.values():
                     each.turn()
-            figures = figures_of(row, {side: each.figures() for side, each in sides.items()})
+            taken = {side: each.figures() for side, each in sides.items()}
         finally:
             for each in sides.values():
                 each.close()
+        if only is not None:
+            return taken[only]
+        figures = figures_of(row, taken)
         results = [folder / "ours.npy", folder / "other.npy"]
         if row.agreement is not None:
             figures["agreement"] = agreement_of(row, *(np.load(result) for result in results))
@@ -138,8 +145,12 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="Folder with the Decathlon's Task04_Hippocampus, for rows of it.")
     parser.add_argument("--work", type=Path, default=WORK, help="Folder for what long rows keep between runs.")
     parser.add_argument("--again", action="store_true", help="Long rows do again what they have kept.")
+    parser.add_argument("--side", choices=("ours", "other"), help="Only this side: a long row keeps what it did.")
+    parser.add_argument("--shorten", type=float, default=1.0, help="To try a long row: its time divided by this.")
     parser.add_argument("--write", action="store_true", help="Keep the figures and write the table.")
     given = parser.parse_args()
+    if given.write and (given.side or given.shorten != 1):
+        parser.error("--side and --shorten give no figures to --write")
     gpu = gpu_name()
     pythons = {"ours": sys.executable} | ({"peer": given.peer_python} if given.peer_python else {})
     started = datetime.now(UTC)
@@ -153,14 +164,18 @@ def main() -> int:
     }
     variables = {PYTHON_VARIABLE: sys.executable, WORK_VARIABLE: str(given.work.resolve())}
     variables |= {DATA_VARIABLE: str(given.data.resolve())} if given.data else {}
+    variables |= {SHORTEN_VARIABLE: str(given.shorten)}
     variables |= {AGAIN_VARIABLE: "1"} if given.again else {}
     good = True
     for name in chosen_rows(given, gpu):
         print(f"{name}: {ROWS[name][1].title}", file=sys.stderr, flush=True)
         try:
-            figures = compare(name, pythons, given.turns, variables)
+            figures = compare(name, pythons, given.turns, variables, given.side)
         except Exception as problem:  # whatever it is, the other rows go on
             figures = {"failed": f"{type(problem).__name__}: {' '.join(str(problem).split())[-500:]}"}
+        if given.side and "failed" not in figures:
+            print(json.dumps({"row": name, given.side: figures}), flush=True)
+            continue
         good &= report(name, figures)
         if given.write:
             keep(RESULTS, f"{started:%Y-%m-%dT%H:%M:%SZ}", about, name, figures)

@@ -27,8 +27,9 @@ ANGLES, SCALE, ALPHA, SIGMA = (0.2, -0.15, 0.1), 1.2, 600.0, 11.0
 DATA_VARIABLE = "NNBOX_BENCHMARK_DATA"
 WORK_VARIABLE = "NNBOX_BENCHMARK_WORK"
 AGAIN_VARIABLE = "NNBOX_BENCHMARK_AGAIN"
+SHORTEN_VARIABLE = "NNBOX_BENCHMARK_SHORTEN"
 PYTHON_VARIABLE = "NNBOX_BENCHMARK_PYTHON"
-"""What ``compare.py`` tells both sides: its ``--data``, ``--work``, ``--again``, and the Python of our environment."""
+"""What ``compare.py`` tells both sides: its ``--data``, ``--work``, ``--again``, ``--shorten``, and our Python."""
 READY = "ready"
 """What a side says when it waits for its turn."""
 

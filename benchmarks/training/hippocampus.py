@@ -1,4 +1,4 @@
-"""What the rows of training work on: a made-up case store, and the Decathlon's hippocampus in a kept workspace.
+"""What the rows of batches work on: a made-up case store of the hippocampus' size.
 
 The configuration is what ``nnbox plan`` makes of the Decathlon's 208 training cases.
 """

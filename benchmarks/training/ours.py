@@ -11,6 +11,7 @@ from typing import Any
 
 import measuring
 from measuring import Taken
+from training import accuracy
 
 Work = Callable[[], Taken]
 SAMPLES_A_TURN = 14
@@ -60,9 +61,16 @@ def _step_seconds(trainer: Any) -> float:
     return time.perf_counter() - started
 
 
+def accuracy_row() -> Work:
+    """The trained network's Dice."""
+    accuracy.with_our_python("prepare")
+    return lambda: accuracy.once("ours", accuracy.train)
+
+
 ROWS: dict[str, Callable[[], Work]] = {
     "training-batches": lambda: epoch(None, None),
     "budget-batches": lambda: epoch(2, 1e9),
+    "accuracy": accuracy_row,
 }
 
 

@@ -155,3 +155,37 @@ def test_every_row_has_both_its_sides() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 5
+
+
+KEPT = """
+import os, sys
+from training import accuracy
+from training.rows import dice_beside
+os.environ |= {"NNBOX_BENCHMARK_WORK": sys.argv[1], "NNBOX_BENCHMARK_SHORTEN": "30"}
+runs = []
+def train():
+    runs.append(1)
+    return {"dice": 0.5 + len(runs) / 10, "cases": 3, "seconds": 20.0, "peak_bytes": 7, "updates": 2}
+first, second = accuracy.once("ours", train), accuracy.once("ours", train)
+assert len(runs) == 1 and list(second.result) == list(first.result) == [0.6, 3]
+assert (second.seconds, second.peak_bytes, second.facts) == (20.0, 7, {"updates of ours": "2"})
+os.environ["NNBOX_BENCHMARK_AGAIN"] = "1"
+better = accuracy.once("ours", train)
+assert len(runs) == 2 and better.result[0] == 0.7
+assert dice_beside(better.result, first.result).met and not dice_beside(first.result, better.result).met
+del os.environ["NNBOX_BENCHMARK_SHORTEN"], os.environ["NNBOX_BENCHMARK_AGAIN"]
+accuracy.once("ours", train)
+assert len(runs) == 3, "a run of 20 s does not stand for one of 10 minutes"
+try:
+    dice_beside(better.result, better.result + 1)
+except ValueError as problem:
+    print(problem)
+"""
+
+
+def test_a_finished_training_is_kept_and_not_run_again_unless_asked(tmp_path: Path) -> None:
+    """Of the accuracy row; in a process of its own, since the suite has a package ``training`` too."""
+    command = [sys.executable, "-c", KEPT, str(tmp_path)]
+    done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "cases" in done.stdout
