@@ -107,7 +107,7 @@ def report(name: str, figures: Figures) -> bool:
     """Say on stdout what came out; whether the row ran and its results agree as it demands."""
     print(json.dumps({"row": name, **figures}), flush=True)
     if "failed" in figures:
-        print(f"{name}: FAILED: {figures['failed']}", file=sys.stderr)
+        print(f"{name}: FAILED", file=sys.stderr)
         return False
     for target, met in verdicts(ROWS[name][1], figures).items():
         if not met:
@@ -172,6 +172,7 @@ def main() -> int:
         try:
             figures = compare(name, pythons, given.turns, variables, given.side)
         except Exception as problem:  # whatever it is, the other rows go on
+            print(problem, file=sys.stderr)
             figures = {"failed": f"{type(problem).__name__}: {' '.join(str(problem).split())[-500:]}"}
         if given.side and "failed" not in figures:
             print(json.dumps({"row": name, given.side: figures}), flush=True)

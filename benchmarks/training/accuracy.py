@@ -77,7 +77,7 @@ def prepare() -> None:
     if not (root / "datasets" / DATASET).is_dir():
         nnbox("convert", "--challenge", "decathlon", str(source), "--workspace", str(root))
     nnbox("plan", DATASET, "--workspace", str(root))
-    nnbox("preprocess", DATASET, "--configuration", CONFIGURATION, "--workspace", str(root))
+    nnbox("preprocess", DATASET, "--configurations", CONFIGURATION, "--workspace", str(root))
     load_or_make_folds(Workspace(root, DATASET).splits, load_dataset(root / "datasets" / DATASET))
 
 
