@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from side import Side, SideFailed
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 ROWS = """
@@ -44,8 +45,6 @@ def turns():
 def breaks():
     raise RuntimeError("no such kernel")
 def hangs():
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    Path(os.environ["TOY_LOG"]).with_name("child").write_text(str(child.pid))
     time.sleep(600)
 def differs():
     return lambda: np.full(4, ME == "ours")
@@ -109,14 +108,35 @@ def test_a_failing_row_does_not_lose_the_others(house: Path, all_rows: subproces
     assert "data: left out" in all_rows.stderr
 
 
-def test_a_side_that_hangs_is_stopped_with_children(house: Path, all_rows: subprocess.CompletedProcess[str]) -> None:
+def test_a_side_that_hangs_fails_alone(house: Path, all_rows: subprocess.CompletedProcess[str]) -> None:
     assert "took too long" in str(kept(house)["hangs"]["failed"])
-    child = Path("/proc") / (house / "child").read_text() / "stat"
-    for _ in range(50):
-        if not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z":
-            return
-        time.sleep(0.1)
-    raise AssertionError("the child still runs")
+
+
+PARENT = """
+import subprocess, sys, time
+from pathlib import Path
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+Path(sys.argv[1]).with_suffix(".half").write_text(str(child.pid))
+Path(sys.argv[1]).with_suffix(".half").rename(sys.argv[1])
+time.sleep(600)
+"""
+
+
+def test_a_side_that_took_too_long_is_stopped_with_its_children(tmp_path: Path) -> None:
+    mark = tmp_path / "child"
+    side = Side([sys.executable, "-c", PARENT, str(mark)], BENCHMARKS, tmp_path / "log", None, 600, {})
+    try:
+        while not mark.exists():
+            assert side.process.poll() is None
+            time.sleep(0.05)
+        side.left = 0.0
+        with pytest.raises(SideFailed, match="took too long"):
+            side.until_ready()
+    finally:
+        side.close()
+    child = Path("/proc") / mark.read_text() / "stat"
+    while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.05)
 
 
 def test_table_is_written_and_written_again_the_same(house: Path, all_rows: subprocess.CompletedProcess[str]) -> None:
