@@ -15,14 +15,13 @@ def soft_dice(probabilities: Tensor, labels: Tensor, batch_dice: bool) -> Tensor
     """Mean soft Dice of the foreground classes.
 
     probabilities: (B, K, ...). labels: (B, ...) of 0..K-1. With ``batch_dice`` a class's overlap is pooled over the
-        batch,
-    otherwise it is taken sample by sample. Background is left out, numerator and denominator are smoothed by 1e-5
-    (authors'
-    code of April 2019, without its squared intersection in the sample-wise case).
+        batch, otherwise it is taken sample by sample. Background is left out, numerator and denominator are smoothed by
+        1e-5 (authors' code of April 2019, without its squared intersection in the sample-wise case).
     """
-    classes = probabilities.shape[1]
-    truth = functional.one_hot(labels, classes).movedim(-1, 1).to(probabilities.dtype)
     axes = tuple(range(2, probabilities.ndim))
+    classes = torch.arange(probabilities.shape[1], device=labels.device).view(-1, *[1] * len(axes))
+    # One byte a voxel and class; one_hot makes eight, and four more to multiply with.
+    truth = labels[:, None] == classes
     overlap = (probabilities * truth).sum(axes)
     mass = probabilities.sum(axes) + truth.sum(axes)
     if batch_dice:
