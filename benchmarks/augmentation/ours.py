@@ -48,7 +48,7 @@ def pipeline() -> Work:
     transform = build_augmentation(configuration, mask_image=False)
     size = SpatialRanges.of(configuration).source_size()
     image = measuring.smooth(size, 8, 6)[None, None]
-    labels = np.digitize(image, [-0.5, 0.3, 0.9]).astype(np.float32)
+    labels = np.digitize(image, [-0.5, 0.3, 0.9]).astype(np.int8)  # as our store holds them
 
     def work() -> None:
         np.random.seed(0)
