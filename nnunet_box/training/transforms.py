@@ -56,7 +56,7 @@ class OneCopyMirror(MirrorTransform):  # type: ignore[misc]
         for sample, label_maps in zip(batch[self.data_key], batch[self.label_key], strict=True):
             if np.random.uniform() >= self.p_per_sample:
                 continue
-            axes = [axis + 1 for axis in range(sample.ndim - 1) if axis in self.axes and np.random.uniform() < 0.5]
+            axes = tuple(axis + 1 for axis in range(sample.ndim - 1) if axis in self.axes and np.random.uniform() < 0.5)
             if axes:
                 for array in (sample, label_maps):
                     array[:] = np.flip(array, axes)

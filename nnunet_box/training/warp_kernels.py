@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
@@ -28,6 +28,11 @@ CUBIC = (
     (1 / 6, 2 / 3, 1 / 6, 0.0),
 )
 """Weights of the four voxels around a position, as polynomials of its fraction: factors of t^3, t^2, t and 1."""
+
+
+def _as_instructions(kind: Any) -> Any:
+    """Without types: what numba's decorator gives is called with one argument less than is written."""
+    return intrinsic(kind)
 
 
 def _plus_product(builder: ir.IRBuilder, total: Any, left: Any, right: Any) -> Any:
@@ -66,7 +71,7 @@ def _sum(builder: ir.IRBuilder, vector: Any) -> Any:
     return builder.fadd(builder.fadd(a, c), builder.fadd(b, d))
 
 
-@intrinsic
+@_as_instructions
 def _spline_2d(_: Any, coefficients: Any, first: Any, row: Any, y: Any, x: Any) -> Any:
     """Spline at fractions ``y, x``, whose 4 x 4 coefficients begin at index ``first``; a row is ``row`` voxels long."""
     signature = types.float32(coefficients, types.intp, types.intp, types.float32, types.float32)
@@ -80,7 +85,7 @@ def _spline_2d(_: Any, coefficients: Any, first: Any, row: Any, y: Any, x: Any) 
     return signature, generate
 
 
-@intrinsic
+@_as_instructions
 def _spline_3d(_: Any, coefficients: Any, first: Any, plane: Any, row: Any, z: Any, y: Any, x: Any) -> Any:
     """The same of 4 x 4 x 4; a plane is ``plane`` voxels large."""
     signature = types.float32(coefficients, *[types.intp] * 3, *[types.float32] * 3)
@@ -148,29 +153,19 @@ def _image(coefficients: Any, begin: int, plane: int, row: int, deep: bool, whol
 
 
 @compiled
-def _share(is_it: Any, z: float, y: float, x: float) -> float:
-    """Linear share at fractions ``z, y, x`` of those of 8 voxels, the last axis fastest, that are 1, not 0."""
-    a, b, c, d, e, f, g, h = is_it
-    a, c, e, g = a + x * (b - a), c + x * (d - c), e + x * (f - e), g + x * (h - g)
-    a, e = a + y * (c - a), e + y * (g - e)
-    return a + z * (e - a)
+def _share_of_two(first: Any, second: Any, label: Any, x: float) -> Any:
+    here, there = 1.0 if first == label else 0.0, 1.0 if second == label else 0.0
+    return here + x * (there - here)
 
 
 @compiled
-def _ones(around: Any, label: Any) -> Any:
-    """1 where one of 8 voxels has the label, else 0."""
+def _share(around: Any, label: Any, z: float, y: float, x: float) -> Any:
+    """Linear share of a label at fractions ``z, y, x`` between 8 voxels, the last axis fastest."""
     a, b, c, d, e, f, g, h = around
-    one, zero = 1.0, 0.0
-    return (
-        one if a == label else zero,
-        one if b == label else zero,
-        one if c == label else zero,
-        one if d == label else zero,
-        one if e == label else zero,
-        one if f == label else zero,
-        one if g == label else zero,
-        one if h == label else zero,
-    )
+    near, far = _share_of_two(a, b, label, x), _share_of_two(e, f, label, x)
+    near += y * (_share_of_two(c, d, label, x) - near)
+    far += y * (_share_of_two(g, h, label, x) - far)
+    return near + z * (far - near)
 
 
 @compiled
@@ -186,11 +181,11 @@ def _winner(around: Any, z: float, y: float, x: float) -> Any:
         only_these = only_these & ((label == one) | (label == other))
     nearest = around[(4 if z >= 0.5 else 0) + (2 if y >= 0.5 else 0) + (1 if x >= 0.5 else 0)]
     if only_these:
-        share = _share(_ones(around, one), z, y, x)
+        share = _share(around, one, z, y, x)
         return nearest if share == 0.5 else (one if share > 0.5 else other)
     best, best_share, nearest_share = one, -1.0, -1.0
     for label in around:
-        share = _share(_ones(around, label), z, y, x)
+        share = _share(around, label, z, y, x)
         if label == nearest:
             nearest_share = share
         if share > best_share or (share == best_share and label < best):
