@@ -21,7 +21,7 @@ def warp() -> Work:
 
     def work() -> np.ndarray:
         noise = np.random.default_rng(0).random((3, *measuring.PATCH))
-        offsets = displacements(noise, measuring.SIGMA, measuring.ALPHA)
+        offsets = displacements(noise, measuring.PATCH, measuring.SIGMA, measuring.ALPHA)
         affine = measuring.SCALE * rotation(measuring.ANGLES).T
         moved = np.empty((1, *measuring.PATCH), dtype=np.float32)
         moved_labels = np.empty((1, *measuring.PATCH), dtype=np.int8)

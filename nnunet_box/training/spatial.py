@@ -32,13 +32,16 @@ class WarpTransform(SpatialTransform):  # type: ignore[misc]
         shape = tuple(int(length) for length in self.patch_size)
         moved_images = np.empty((*images.shape[:2], *shape), dtype=np.float32)
         moved_labels = np.empty((*labels.shape[:2], *shape), dtype=labels.dtype)
-        for image, label_maps, moved, moved_maps in zip(images, labels, moved_images, moved_labels, strict=True):
-            affine, offsets, moves = self._draw(shape)
-            if moves:
-                warp(image, label_maps, affine, offsets, self.border_cval_seg, moved, moved_maps)
-            else:
-                moved[:], moved_maps[:] = _middle(image, shape), _middle(label_maps, shape)
+        for sample in zip(images, labels, moved_images, moved_labels, strict=True):
+            self._move(shape, *sample)
         return {**batch, self.data_key: moved_images, self.label_key: moved_labels}
+
+    def _move(self, shape: tuple[int, ...], image: Any, label_maps: Any, moved: Any, moved_maps: Any) -> None:
+        affine, offsets, moves = self._draw(shape)
+        if moves:
+            warp(image, label_maps, affine, offsets, self.border_cval_seg, moved, moved_maps)
+        else:
+            moved[:], moved_maps[:] = _middle(image, shape), _middle(label_maps, shape)
 
     def _draw(self, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float32] | None, bool]:
         """Matrix and offsets of one sample, and whether there are any, drawn as ``SpatialTransform`` draws."""
@@ -47,7 +50,7 @@ class WarpTransform(SpatialTransform):  # type: ignore[misc]
         if self.do_elastic_deform and np.random.uniform() < self.p_el_per_sample:
             alpha, sigma = np.random.uniform(*self.alpha), np.random.uniform(*self.sigma)
             noise = (np.random.random(shape) for _ in range(dimensions))
-            offsets, moves = displacements(noise, sigma, alpha), True
+            offsets, moves = displacements(noise, shape, sigma, alpha), True
         if self.do_rotation and np.random.uniform() < self.p_rot_per_sample:
             angles = []
             for limits in (self.angle_x, self.angle_y, self.angle_z)[: 3 if dimensions == 3 else 1]:

@@ -18,6 +18,8 @@ from nnunet_box.training.spline_kernels import EDGE, prefilter
 
 TRUNCATE = 4.0
 """Standard deviations at which a Gaussian is cut, as in scipy."""
+BLOCK = 64
+"""Voxels of a long axis that are smoothed by one matrix product."""
 MARGIN = 12
 """Voxels after which the spline's coefficients no longer depend, within float32's resolution, on where the image was
 cut: what is read ends so far from the patch."""
@@ -26,25 +28,55 @@ Affine = NDArray[np.float64]
 """Matrix (D, D) from a voxel's offset from the patch's centre to its offset from the source's centre, in voxels."""
 
 
-def displacements(noise: Iterable[NDArray[np.float64]], sigma: float, alpha: float) -> NDArray[np.float32]:
-    """Smooth offsets (D, [Z,] Y, X) in voxels of an axis' uniform noise in 0..1 each: of the noise in -1..1, by a
-    Gaussian of ``sigma`` voxels, zero outside, times ``alpha``.
+def displacements(
+    noise: Iterable[NDArray[np.float64]], shape: tuple[int, ...], sigma: float, alpha: float
+) -> NDArray[np.float32]:
+    """Smooth offsets (D, [Z,] Y, X) in voxels for a patch of ``shape``: noise in -1..1 through a Gaussian of ``sigma``
+    voxels, zero outside, times ``alpha``.
+
+    noise: of each axis in turn, uniform in 0..1, of ``shape``.
     """
-    return np.stack([_smoothed(axis, sigma, 2 * alpha) for axis in noise])
+    filters = {length: _gaussian_matrix(length, sigma) for length in shape}
+    radius = _radius(sigma)
+    offsets, other = np.empty((len(shape), *shape), dtype=np.float32), np.empty(shape, dtype=np.float32)
+    axes = iter(noise)
+    for target in offsets:
+        source, result = (target, other) if len(shape) % 2 == 0 else (other, target)
+        np.subtract(next(axes), 0.5, out=source, casting="same_kind")
+        for axis, length in enumerate(shape):
+            _filter(source, axis, filters[length], radius, result)
+            source, result = result, source
+        target *= np.float32(2 * alpha)
+    return offsets
 
 
-def _smoothed(noise: NDArray[np.float64], sigma: float, factor: float) -> NDArray[np.float32]:
-    """Along each axis the filter is a matrix, since a product of matrices runs near the processor's peak rate."""
-    field: NDArray[np.float32] = np.subtract(noise, 0.5, dtype=np.float32, casting="same_kind")
-    for axis, length in enumerate(field.shape[:-1]):
-        lines = field.reshape(*field.shape[:axis], length, -1)
-        field = np.matmul(_gaussian_matrix(length, sigma), lines).reshape(field.shape)
-    return field @ (_gaussian_matrix(field.shape[-1], sigma) * np.float32(factor))
+def _filter(
+    field: NDArray[np.float32], axis: int, matrix: NDArray[np.float32], radius: int, result: NDArray[np.float32]
+) -> None:
+    """``field`` through a symmetric filter along one axis, as matrix products, which run near the processor's peak.
+
+    Long axes go block by block, since the matrix is zero further than ``radius`` from its diagonal.
+    """
+    length = field.shape[axis]
+    block = length if length <= BLOCK + 2 * radius else BLOCK
+    lines = (*field.shape[:axis], length, -1) if axis < field.ndim - 1 else (-1, length)
+    source, target = field.reshape(lines), result.reshape(lines)
+    for first in range(0, length, block):
+        rows = slice(first, min(first + block, length))
+        read = slice(max(0, first - radius), first + block + radius)
+        if axis < field.ndim - 1:
+            np.matmul(matrix[rows, read], source[..., read, :], out=target[..., rows, :])
+        else:
+            np.matmul(source[:, read], matrix[read, rows], out=target[:, rows])
+
+
+def _radius(sigma: float) -> int:
+    return int(TRUNCATE * sigma + 0.5)
 
 
 def _gaussian_matrix(length: int, sigma: float) -> NDArray[np.float32]:
-    """A Gaussian filter along an axis of ``length`` voxels, zero outside, as a symmetric matrix."""
-    radius = int(TRUNCATE * sigma + 0.5)
+    """A Gaussian filter along an axis of ``length`` voxels, zero outside, as a matrix."""
+    radius = _radius(sigma)
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     weights /= weights.sum()
     offsets = np.arange(length)[None, :] - np.arange(length)[:, None]
