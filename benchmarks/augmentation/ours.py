@@ -13,17 +13,20 @@ Work = Callable[[], Any]
 
 def warp() -> Work:
     from nnunet_box.training.spatial import rotation
-    from nnunet_box.training.warp import displacements, warp_image, warp_labels
+    from nnunet_box.training.warp import displacements
+    from nnunet_box.training.warp import warp as fill
 
     image, labels = measuring.patch_and_labels()
+    labels = labels.astype(np.int8)  # as our store holds them
 
     def work() -> np.ndarray:
-        random = np.random.default_rng(0)
-        noise = random.random((3, *measuring.PATCH)) * 2 - 1
-        offsets = displacements(noise, measuring.SIGMA, measuring.ALPHA)
-        affine = np.ascontiguousarray(measuring.SCALE * rotation(measuring.ANGLES).T)
-        moved = warp_image(image, affine, offsets, measuring.PATCH)
-        return np.stack([moved, warp_labels(labels, affine, offsets, measuring.PATCH, -1.0)])
+        noise = np.random.default_rng(0).random((3, *measuring.PATCH))
+        offsets = displacements(noise, measuring.PATCH, measuring.SIGMA, measuring.ALPHA)
+        affine = measuring.SCALE * rotation(measuring.ANGLES).T
+        moved = np.empty((1, *measuring.PATCH), dtype=np.float32)
+        moved_labels = np.empty((1, *measuring.PATCH), dtype=np.int8)
+        fill(image[None], labels[None], affine, offsets, -1, moved, moved_labels)
+        return np.stack([moved[0], moved_labels[0]])
 
     return work
 
@@ -45,7 +48,7 @@ def pipeline() -> Work:
     transform = build_augmentation(configuration, mask_image=False)
     size = SpatialRanges.of(configuration).source_size()
     image = measuring.smooth(size, 8, 6)[None, None]
-    labels = np.digitize(image, [-0.5, 0.3, 0.9]).astype(np.float32)
+    labels = np.digitize(image, [-0.5, 0.3, 0.9]).astype(np.int8)  # as our store holds them
 
     def work() -> None:
         np.random.seed(0)

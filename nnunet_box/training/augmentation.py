@@ -16,17 +16,16 @@ from batchgenerators.transforms.abstract_transforms import AbstractTransform, Co
 from batchgenerators.transforms.color_transforms import (
     BrightnessMultiplicativeTransform,
     ContrastAugmentationTransform,
-    GammaTransform,
 )
 from batchgenerators.transforms.noise_transforms import GaussianBlurTransform, GaussianNoiseTransform
 from batchgenerators.transforms.resample_transforms import SimulateLowResolutionTransform
-from batchgenerators.transforms.spatial_transforms import MirrorTransform
 from numpy.typing import NDArray
 
 from nnunet_box.planning.plan import Configuration
 from nnunet_box.planning.variant import PAPER, Recipe
 from nnunet_box.training.previous_stage import PreviousStageToChannels, spoil_previous_stage
 from nnunet_box.training.spatial import WarpTransform
+from nnunet_box.training.transforms import InPlaceGamma, OneCopyMirror
 
 PROBABILITY = 0.2
 SCALE = (0.85, 1.25)
@@ -125,7 +124,8 @@ class ZeroOutside(AbstractTransform):  # type: ignore[misc]
 def build_augmentation(
     configuration: Configuration, mask_image: bool, recipe: Recipe = PAPER, previous_classes: int = 0
 ) -> Any:
-    """The transform for batches of ``data`` (B, C, [Z,] Y, X) float32 and ``seg`` (B, 1, [Z,] Y, X) float32.
+    """The transform for batches of ``data`` (B, C, [Z,] Y, X) float32 and ``seg`` (B, 1, [Z,] Y, X), labels of any
+    signed dtype, which they keep.
 
     previous_classes: where it is not 0, ``seg`` has a second channel, the label map of a cascade's first stage, with
     so many labels, background included. It moves as the first one does and ends as one-hot foreground channels behind
@@ -142,9 +142,9 @@ def build_augmentation(
         transforms.append(FoldDepthIntoChannels(spatial) if ranges.in_plane else spatial)
         if recipe.augmentation == "more":
             transforms += _later_intensity(ranges.in_plane)
-        transforms.append(GammaTransform(GAMMA, per_channel=True, retain_stats=True, p_per_sample=GAMMA_PROBABILITY))
+        transforms.append(InPlaceGamma(GAMMA, per_channel=True, retain_stats=True, p_per_sample=GAMMA_PROBABILITY))
     if recipe.mirroring:
-        transforms.append(MirrorTransform(axes=tuple(range(len(ranges.patch_size)))))
+        transforms.append(OneCopyMirror(axes=tuple(range(len(ranges.patch_size)))))
     transforms.append(ZeroOutside(mask_image))
     if previous_classes:
         transforms.append(PreviousStageToChannels(previous_classes))
@@ -195,5 +195,5 @@ def _later_intensity(in_plane: bool) -> list[Any]:
             p_per_sample=0.25,
             ignore_axes=(0,) if in_plane else None,
         ),
-        GammaTransform(GAMMA, invert_image=True, per_channel=True, retain_stats=True, p_per_sample=0.1),
+        InPlaceGamma(GAMMA, invert_image=True, per_channel=True, retain_stats=True, p_per_sample=0.1),
     ]

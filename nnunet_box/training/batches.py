@@ -77,9 +77,9 @@ class BatchSet(Dataset[tuple[Tensor, Tensor]]):
         patches = [self._sample(random, foreground, self._draw_case(random)) for foreground in forced]
         batch = self.transform(
             data=np.stack([patch.image for patch in patches]),
-            seg=np.stack([patch.label_maps for patch in patches]).astype(np.float32),
+            seg=np.stack([patch.label_maps for patch in patches]),
         )
-        labels: NDArray[np.float32] = batch["seg"][:, 0]
+        labels: NDArray[np.int8] = batch["seg"][:, 0]
         return torch.from_numpy(np.ascontiguousarray(batch["data"])), torch.from_numpy(labels.astype(np.int64))
 
     def raw(self, number: int) -> RawBatch:

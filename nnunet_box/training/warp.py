@@ -2,46 +2,81 @@
 
 Equal to ``scipy.ndimage.map_coordinates`` with ``mode="constant"`` (order 3 and, label by label, order 1) at every
 position, which batchgenerators' ``SpatialTransform`` calls. That one makes a grid of coordinates, a float64 copy and a
-pass for every label; here a voxel's position is worked out where it is needed, in float64, so that the edge of the
-image falls on the same voxel, and values are float32.
+pass for every label; here a voxel's position is worked out once, for all channels and label maps.
 """
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_box.training.warp_kernels import cubic_2d, cubic_3d, labels_2d, labels_3d, prefilter
+from nnunet_box.training import warp_kernels
+from nnunet_box.training.spline_kernels import EDGE, prefilter
 
-PAD = 2
-"""Voxels beyond each edge that an interpolation inside the image may read."""
 TRUNCATE = 4.0
 """Standard deviations at which a Gaussian is cut, as in scipy."""
+BLOCK = 64
+"""Voxels of a long axis that are smoothed by one matrix product."""
+MARGIN = 12
+"""Voxels after which the spline's coefficients no longer depend, within float32's resolution, on where the image was
+cut: what is read ends so far from the patch."""
 
 Affine = NDArray[np.float64]
 """Matrix (D, D) from a voxel's offset from the patch's centre to its offset from the source's centre, in voxels."""
 
 
-def displacements(noise: NDArray[np.float64], sigma: float, alpha: float) -> NDArray[np.float32]:
-    """Smooth offsets (D, ...) in voxels of uniform noise of that shape in -1..1: a Gaussian of ``sigma`` voxels, zero
-    outside, times ``alpha``.
+def displacements(
+    noise: Iterable[NDArray[np.float64]], shape: tuple[int, ...], sigma: float, alpha: float
+) -> NDArray[np.float32]:
+    """Smooth offsets (D, [Z,] Y, X) in voxels for a patch of ``shape``: noise in -1..1 through a Gaussian of ``sigma``
+    voxels, zero outside, times ``alpha``.
+
+    noise: of each axis in turn, uniform in 0..1, of ``shape``.
     """
-    smooth = noise.astype(np.float32)
-    for axis, length in enumerate(smooth.shape[1:], start=1):
-        matrix = _gaussian_matrix(length, sigma)
-        moved = np.moveaxis(smooth, axis, -2)
-        smooth = np.moveaxis(matrix @ moved, -2, axis) if axis < smooth.ndim - 1 else smooth @ matrix.T
-    smooth *= np.float32(alpha)
-    return np.ascontiguousarray(smooth)
+    filters = {length: _gaussian_matrix(length, sigma) for length in shape}
+    radius = _radius(sigma)
+    offsets, other = np.empty((len(shape), *shape), dtype=np.float32), np.empty(shape, dtype=np.float32)
+    axes = iter(noise)
+    for target in offsets:
+        source, result = (target, other) if len(shape) % 2 == 0 else (other, target)
+        np.subtract(next(axes), 0.5, out=source, casting="same_kind")
+        for axis, length in enumerate(shape):
+            _filter(source, axis, filters[length], radius, result)
+            source, result = result, source
+        target *= np.float32(2 * alpha)
+    return offsets
+
+
+def _filter(
+    field: NDArray[np.float32], axis: int, matrix: NDArray[np.float32], radius: int, result: NDArray[np.float32]
+) -> None:
+    """``field`` through a symmetric filter along one axis, as matrix products, which run near the processor's peak.
+
+    Long axes go block by block, since the matrix is zero further than ``radius`` from its diagonal.
+    """
+    length = field.shape[axis]
+    block = length if length <= BLOCK + 2 * radius else BLOCK
+    lines = (*field.shape[:axis], length, -1) if axis < field.ndim - 1 else (-1, length)
+    source, target = field.reshape(lines), result.reshape(lines)
+    for first in range(0, length, block):
+        rows = slice(first, min(first + block, length))
+        read = slice(max(0, first - radius), first + block + radius)
+        if axis < field.ndim - 1:
+            np.matmul(matrix[rows, read], source[..., read, :], out=target[..., rows, :])
+        else:
+            np.matmul(source[:, read], matrix[read, rows], out=target[:, rows])
+
+
+def _radius(sigma: float) -> int:
+    return int(TRUNCATE * sigma + 0.5)
 
 
 def _gaussian_matrix(length: int, sigma: float) -> NDArray[np.float32]:
     """A Gaussian filter along an axis of ``length`` voxels, zero outside, as a matrix."""
-    radius = int(TRUNCATE * sigma + 0.5)
+    radius = _radius(sigma)
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     weights /= weights.sum()
     offsets = np.arange(length)[None, :] - np.arange(length)[:, None]
@@ -49,56 +84,58 @@ def _gaussian_matrix(length: int, sigma: float) -> NDArray[np.float32]:
     return np.where(inside, weights[np.clip(offsets + radius, 0, 2 * radius)], 0).astype(np.float32)
 
 
-def warp_image(
-    image: NDArray[np.float32], affine: Affine, offsets: NDArray[np.float32] | None, shape: tuple[int, ...]
-) -> NDArray[np.float32]:
-    """Patch of ``shape`` from the middle of an image of two or three axes, moved; 0 where it reaches outside.
-
-    offsets: (D, *shape) voxels added to each position before ``affine``; None where there are none.
-    """
-    coefficients = spline_coefficients(image)
-    moved = np.empty(shape, dtype=np.float32)
-    kernel = cubic_3d if image.ndim == 3 else cubic_2d
-    kernel(coefficients, _centre(image), affine, *_given(offsets, image.ndim), moved)
-    return moved
-
-
-def warp_labels(
-    labels: NDArray[np.float32],
+def warp(
+    images: NDArray[np.float32],
+    label_maps: NDArray[Any],
     affine: Affine,
     offsets: NDArray[np.float32] | None,
-    shape: tuple[int, ...],
-    outside: float,
-) -> NDArray[np.float32]:
-    """The same for a label map: the label with the largest linear share, of equal ones the nearest voxel's, else the
-    smallest; ``outside`` where it reaches outside.
+    outside: int,
+    moved_images: NDArray[np.float32],
+    moved_labels: NDArray[Any],
+) -> None:
+    """Fill patches ``moved_images`` (C, [Z,] Y, X) and ``moved_labels`` (L, [Z,] Y, X) from the middle of larger ones.
+
+    Outside of those the image is 0 and the label ``outside``. Elsewhere a label is the one with the largest linear
+    share, of equal ones the nearest voxel's, else the smallest.
+
+    label_maps: of any one dtype, which is that of ``moved_labels`` too. offsets: (D, [Z,] Y, X) voxels added to each
+    position before ``affine``; None where there are none.
     """
-    moved = np.empty(shape, dtype=np.float32)
-    kernel = labels_3d if labels.ndim == 3 else labels_2d
-    kernel(np.ascontiguousarray(labels), _centre(labels), affine, *_given(offsets, labels.ndim), outside, moved)
-    return moved
+    if moved_images.ndim == 3:
+        upright = np.identity(3)
+        upright[1:, 1:] = affine
+        if offsets is not None:
+            offsets = np.concatenate([np.zeros_like(offsets[:1]), offsets])[:, None]
+        parts = (array[:, None] for array in (images, label_maps, moved_images, moved_labels))
+        images, label_maps, moved_images, moved_labels = parts
+        affine = upright
+    start, size = _box(label_maps.shape[1:], moved_images.shape[1:], affine, offsets)
+    edges = [2 * EDGE if axis or size[0] > 1 else 0 for axis in range(3)]
+    coefficients = np.empty((len(images), *np.add(size, edges)), dtype=np.float32)
+    prefilter(np.ascontiguousarray(images), start, coefficients)
+    warp_kernels.warp(
+        coefficients,
+        start,
+        np.ascontiguousarray(label_maps),
+        np.ascontiguousarray(affine),
+        np.zeros((3, 1, 1, moved_images.shape[-1]), dtype=np.float32) if offsets is None else offsets,
+        offsets is not None,
+        label_maps.dtype.type(outside),
+        moved_images,
+        moved_labels,
+    )
 
 
-def spline_coefficients(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Coefficients of the cubic B-spline through the voxels, mirrored at the edges, ``PAD`` voxels larger on each
-    side.
-    """
-    filtered = np.array(image, dtype=np.float32, order="C")
-    for axis, length in enumerate(filtered.shape):
-        if length > 1:
-            rows = math.prod(filtered.shape[:axis])
-            prefilter(filtered.reshape(rows, length, -1))
-    return np.pad(filtered, PAD, mode="reflect")
-
-
-def _centre(array: NDArray[Any]) -> NDArray[np.float64]:
-    return (np.array(array.shape, dtype=np.float64) - 1) / 2
-
-
-@lru_cache(maxsize=2)
-def _no_offsets(dimensions: int) -> NDArray[np.float32]:
-    return np.zeros((dimensions,) + (1,) * dimensions, dtype=np.float32)
-
-
-def _given(offsets: NDArray[np.float32] | None, dimensions: int) -> tuple[NDArray[np.float32], bool]:
-    return (_no_offsets(dimensions), False) if offsets is None else (offsets, True)
+def _box(
+    source: tuple[int, ...], patch: tuple[int, ...], affine: Affine, offsets: NDArray[np.float32] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First voxel (z, y, x) and size of the part of a source that the patch's voxels can come from."""
+    furthest = np.stack([-(np.array(patch) - 1) / 2, (np.array(patch) - 1) / 2])
+    if offsets is not None:
+        furthest += [[axis.min() for axis in offsets], [axis.max() for axis in offsets]]
+    products = affine[None] * furthest[:, None, :]
+    middle = (np.array(source) - 1) / 2
+    first = np.floor(middle + products.min(axis=0).sum(axis=-1)).astype(np.int64) - MARGIN
+    last = np.ceil(middle + products.max(axis=0).sum(axis=-1)).astype(np.int64) + MARGIN
+    start = np.clip(first, 0, np.array(source) - 1)
+    return start, np.clip(last + 1, start + 1, source) - start

@@ -152,4 +152,4 @@ def test_only_mirroring_can_be_left_out() -> None:
     def names(variants: list[str]) -> list[str]:
         return [type(step).__name__ for step in build_augmentation(VOLUME, False, recipe(variants)).transforms]
 
-    assert [name for name in names([]) if name not in names(["no-mirroring"])] == ["MirrorTransform"]
+    assert [name for name in names([]) if name not in names(["no-mirroring"])] == ["OneCopyMirror"]
