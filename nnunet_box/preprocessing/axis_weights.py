@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 SPLINE_MARGIN = 12
 """Edge voxels put on each side before the spline prefilter; its impulse response falls below 1e-6 within them."""
-BAND_ROWS = 32
+BAND_ROWS = 16
 """Target voxels of a band: more waste products with zeros, fewer waste calls."""
 NEGLIGIBLE = 1e-9
 """Weights below this, at both ends of a row, are left out: all of them together are less than float32 can tell."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_box.cpus import in_threads
 from nnunet_box.preprocessing.axis_weights import Band, Neighbours, bands, neighbours
 from nnunet_box.preprocessing.cells import Corners, corners_of, mixed_cells, spread
 
@@ -24,7 +25,13 @@ TIE = 1e-6
 SLAB_VOXELS = 32_000_000
 """Target voxels worked on at once where every class is resampled everywhere."""
 
+SMALL_PRODUCT = 2**18
+"""Multiplications of one product of matrices. OpenBLAS uses one thread for so many and several for twice as many; to
+wake and await those costs more than they save, and far more where the cores have other work.
+"""
+
 Shape = tuple[int, int, int]
+Axes = tuple[Neighbours, Neighbours, Neighbours]
 Planes = NDArray[np.floating[Any]] | NDArray[np.bool_]
 
 
@@ -72,15 +79,23 @@ def apart_axis(spacing: tuple[float, ...], target: tuple[float, ...], rule: str)
     return low_resolution_axis(spacing, target) if rule == "auto" else None
 
 
-def resample_image(image: NDArray[np.float32], target: Shape, orders: tuple[int, int, int]) -> NDArray[np.float32]:
+def resample_image(
+    image: NDArray[np.float32], target: Shape, orders: tuple[int, int, int], within_planes: bool = False
+) -> NDArray[np.float32]:
     """Resample (C, Z, Y, X) to ``target`` (Z, Y, X) voxels, third-order spline by default of the callers (paper,
     Method).
+
+    within_planes: a plane interpolated along Y and X is cut to the range of the one it comes from, before Z.
     """
     if image.shape[1:] == target:
         return image
     result = np.empty((image.shape[0], *target), dtype=np.float32)
-    for channel, volume in enumerate(image):
-        _resample_planes(volume, target, orders, 0, result[channel])
+
+    def planes(part: slice) -> None:
+        for volume, whole in zip(image, result, strict=True):
+            _resample_planes(volume, target, orders, part.start, whole[part], within_planes)
+
+    in_threads(planes, target[0], result[:, 0].size)
     return result
 
 
@@ -99,13 +114,18 @@ def resample_slab(volume: Planes, target: Shape, orders: tuple[int, int, int], s
 
 
 def _resample_planes(
-    volume: Planes, target: Shape, orders: tuple[int, int, int], first: int, out: NDArray[np.float32]
+    volume: Planes,
+    target: Shape,
+    orders: tuple[int, int, int],
+    first: int,
+    out: NDArray[np.float32],
+    within_planes: bool = False,
 ) -> None:
     """Planes of (Z, Y, X) resampled to ``target``, from its plane ``first`` on, into ``out`` (planes, Y, X)."""
     depth, rows, columns = volume.shape
     along_y = bands(rows, target[1], orders[1]) if rows != target[1] else ()
     along_x = bands(columns, target[2], orders[2]) if columns != target[2] else ()
-    in_plane = _InPlane((rows, columns), (target[1], target[2]), along_y, along_x)
+    in_plane = _InPlane((rows, columns), (target[1], target[2]), along_y, along_x, within_planes)
     if orders[0] == 0 or depth == target[0]:
         nearest = neighbours(depth, target[0], 0).low[first : first + len(out)]
         for index, plane in enumerate(nearest):
@@ -115,7 +135,7 @@ def _resample_planes(
                 in_plane(volume[plane], out[index])
         return
     between = list(_bands_of(bands(depth, target[0], orders[0]), first, len(out)))
-    if target[0] < depth or not (along_y or along_x):
+    if (target[0] < depth and not within_planes) or not (along_y or along_x):
         _between_then_in_planes(volume, between, in_plane, out)
     else:
         _in_planes_then_between(volume, between, in_plane, out)
@@ -134,9 +154,14 @@ class _InPlane:
     """Resamples one plane after another; the array between its two products is kept."""
 
     def __init__(
-        self, source: tuple[int, int], target: tuple[int, int], along_y: Sequence[Band], along_x: Sequence[Band]
+        self,
+        source: tuple[int, int],
+        target: tuple[int, int],
+        along_y: Sequence[Band],
+        along_x: Sequence[Band],
+        within: bool,
     ) -> None:
-        self.along_y, self.along_x = along_y, along_x
+        self.along_y, self.along_x, self.within = along_y, along_x, within
         # The axis that grows less goes first, so that the second product has less to do.
         self.y_first = target[0] * source[1] <= target[1] * source[0]
         both = bool(along_y and along_x)
@@ -158,16 +183,29 @@ class _InPlane:
             _along_x(plane, self.along_x, out)
         else:
             out[...] = plane
+        if self.within:
+            np.clip(out, plane.min(), plane.max(), out=out)
 
 
 def _along_y(plane: NDArray[np.float32], along: Sequence[Band], out: NDArray[np.float32]) -> None:
     for band in along:
-        np.matmul(band.weights, plane[band.source], out=out[band.target])
+        rows, source = out[band.target], plane[band.source]
+        for columns in _pieces(rows.shape[1], band):
+            np.matmul(band.weights, source[:, columns], out=rows[:, columns])
 
 
 def _along_x(plane: NDArray[np.float32], along: Sequence[Band], out: NDArray[np.float32]) -> None:
     for band in along:
-        np.matmul(plane[:, band.source], band.weights.T, out=out[:, band.target])
+        columns, source = out[:, band.target], plane[:, band.source]
+        for rows in _pieces(len(plane), band):
+            np.matmul(source[rows], band.weights.T, out=columns[rows])
+
+
+def _pieces(length: int, band: Band) -> Iterator[slice]:
+    """Ranges of ``length`` rows or columns whose product with a band's weights is small for BLAS."""
+    step = max(1, SMALL_PRODUCT // band.weights.size)
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
 
 
 def _between_then_in_planes(
@@ -176,8 +214,13 @@ def _between_then_in_planes(
     """For fewer planes than before: between source planes first."""
     for band in between:
         planes = np.ascontiguousarray(volume[band.source], dtype=np.float32)
-        mixed = (band.weights @ planes.reshape(len(planes), -1)).reshape(-1, *volume.shape[1:])
-        for plane, result in zip(mixed, out[band.target], strict=True):
+        between_planes = np.empty((len(band.weights), *volume.shape[1:]), dtype=np.float32)
+        _along_y(
+            planes.reshape(len(planes), -1),
+            [Band(slice(None), slice(None), band.weights)],
+            between_planes.reshape(len(between_planes), -1),
+        )
+        for plane, result in zip(between_planes, out[band.target], strict=True):
             in_plane(plane, result)
 
 
@@ -194,7 +237,8 @@ def _in_planes_then_between(
         following = max(following, band.source.stop)
         weights = np.zeros((len(band.weights), places), dtype=np.float32)
         weights[:, np.arange(band.source.start, band.source.stop) % places] = band.weights
-        np.matmul(weights, ring.reshape(places, -1), out=out[band.target].reshape(len(weights), -1))
+        in_ring = [Band(slice(None), slice(None), weights)]
+        _along_y(ring.reshape(places, -1), in_ring, out[band.target].reshape(len(weights), -1))
 
 
 def resample_labels(
@@ -213,37 +257,47 @@ def resample_labels(
     z, y, x = _neighbours(labels, target, orders)
     closest = _neighbours(labels, target, (0, 0, 0)) if nearest_ties else None
 
+    result = np.empty(target, dtype=np.uint8)
+
+    def planes(part: slice) -> None:
+        _label_planes(labels, (z, y, x), closest, part, result)
+
+    in_threads(planes, target[0], target[1] * target[2])
+    return result
+
+
+def _label_planes(
+    labels: NDArray[np.uint8], axes: Axes, closest: Axes | None, part: slice, result: NDArray[np.uint8]
+) -> None:
+    """Planes ``part`` of ``result``. closest: where nearest interpolation reads, to which ties go."""
+    z, y, x = axes
+
     @lru_cache(maxsize=2)
     def plane_of(index: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         plane = np.ascontiguousarray(labels[index])
         return plane, mixed_cells(plane, y, x)
 
-    result = np.empty(target, dtype=np.uint8)
-    for index in range(target[0]):
-        low, high, share = int(z.low[index]), int(z.high[index]), z.share[index]
-        out = result[index]
-        nearest_plane = None if closest is None else plane_of(int(closest[0].low[index]))[0]
-        if index and not z.interpolates and low == z.low[index - 1]:
+    for index in range(part.start, part.stop):
+        out, low, share = result[index], int(z.low[index]), z.share[index]
+        if index > part.start and not z.interpolates and low == z.low[index - 1]:
             out[...] = result[index - 1]
             continue
         plane, mixed = plane_of(low)
         layers = [(plane, np.float32(1))]
         if share:
-            upper, mixed_above = plane_of(high)
+            upper, mixed_above = plane_of(int(z.high[index]))
             layers = [(plane, 1 - share), (upper, share)]
             mixed = mixed | mixed_above | (plane != upper)
         out[...] = spread(plane, y, x)
         for corners in corners_of(spread(mixed, y, x), y, x, plane.shape[1]):
-            at_nearest = None
-            if closest is not None and nearest_plane is not None:
-                at_nearest = nearest_plane[closest[1].low[corners.rows], closest[2].low[corners.columns]]
-            out.reshape(-1)[corners.where] = _largest_share(layers, corners, at_nearest)
-    return result
+            nearest = None
+            if closest is not None:
+                nearest_plane = plane_of(int(closest[0].low[index]))[0]
+                nearest = nearest_plane[closest[1].low[corners.rows], closest[2].low[corners.columns]]
+            out.reshape(-1)[corners.where] = _largest_share(layers, corners, nearest)
 
 
-def _neighbours(
-    labels: NDArray[np.uint8], target: Shape, orders: tuple[int, int, int]
-) -> tuple[Neighbours, Neighbours, Neighbours]:
+def _neighbours(labels: NDArray[np.uint8], target: Shape, orders: tuple[int, int, int]) -> Axes:
     z, y, x = (neighbours(a, b, order) for a, b, order in zip(labels.shape, target, orders, strict=True))
     return (z, y, x)
 
