@@ -30,15 +30,16 @@ def usable_threads(groups: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> int
     return max(1, math.ceil(min(limits)))
 
 
-def in_threads(work: Callable[[slice], None], planes: int, plane_voxels: int) -> None:
+def in_threads(work: Callable[[slice], None], planes: int, plane_voxels: int, least: int = 1) -> None:
     """Have ``planes`` done by ``work``, which takes a range of them, in as many threads as are usable and worth it.
 
-    One thread where the environment says ``OMP_NUM_THREADS=1``, as it does in the workers of ``map_cases``. For work
-    that leaves Python's lock, as numpy's functions do on large arrays. Raises what ``work`` raises.
+    least: planes of a range, where each range brings memory or work of its own. One thread where the environment says
+    ``OMP_NUM_THREADS=1``, as it does in the workers of ``map_cases``. For work that leaves Python's lock, as numpy's
+    functions do on large arrays. Raises what ``work`` raises.
     """
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     usable = min(usable_threads(), int(wanted)) if wanted.isdecimal() and int(wanted) else usable_threads()
-    parts = max(1, min(usable, planes, planes * plane_voxels // VOXELS_WORTH_A_THREAD))
+    parts = max(1, min(usable, planes // least, planes * plane_voxels // VOXELS_WORTH_A_THREAD))
     ranges = [slice(planes * part // parts, planes * (part + 1) // parts) for part in range(parts)]
     if parts == 1:
         work(ranges[0])

@@ -25,12 +25,15 @@ TIE = 1e-6
 SLAB_VOXELS = 32_000_000
 """Target voxels worked on at once where every class is resampled everywhere."""
 
-SMALL_PRODUCT = 2**18
-"""Multiplications of one product of matrices. OpenBLAS uses one thread for so many and several for twice as many; to
-wake and await those costs more than they save, and far more where the cores have other work.
+SMALL_PRODUCT = 500_000
+"""Multiplications of one product of matrices. OpenBLAS does up to 2^19 in the calling thread; for more it wakes others,
+and to await those costs more than they bring, twenty times as much where the cores have other work.
 """
 
 Shape = tuple[int, int, int]
+PLANES_WORTH_A_RING = 64
+"""Target planes of one thread, at least, where source planes are kept, and some resampled by two threads."""
+
 Axes = tuple[Neighbours, Neighbours, Neighbours]
 Planes = NDArray[np.floating[Any]] | NDArray[np.bool_]
 
@@ -95,7 +98,8 @@ def resample_image(
         for volume, whole in zip(image, result, strict=True):
             _resample_planes(volume, target, orders, part.start, whole[part], within_planes)
 
-    in_threads(planes, target[0], result[:, 0].size)
+    between = orders[0] > 0 and image.shape[1] != target[0]
+    in_threads(planes, target[0], result[:, 0].size, PLANES_WORTH_A_RING if between else 1)
     return result
 
 
