@@ -14,7 +14,8 @@ from nnunet_box.inference.largest_class import largest_class
 from nnunet_box.inference.predictor import Outputs, softmax
 from nnunet_box.preprocessing.crop import box_slices
 from nnunet_box.preprocessing.pipeline import Placement
-from nnunet_box.preprocessing.resample import Shape, resample_slab, slabs
+from nnunet_box.preprocessing.planes import Shape
+from nnunet_box.preprocessing.resample import resample_slab, slabs
 
 PROBABILITIES_SUFFIX = ".probabilities.b2nd"
 CHUNK_PLANES = 32

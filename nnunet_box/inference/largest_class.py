@@ -17,7 +17,7 @@ from nnunet_box.cpus import in_threads
 from nnunet_box.inference.predictor import Outputs, softmax
 from nnunet_box.preprocessing.axis_weights import neighbours
 from nnunet_box.preprocessing.cells import Corners, corners_of, mixed_cells, spread
-from nnunet_box.preprocessing.resample import Shape
+from nnunet_box.preprocessing.planes import Shape
 
 Stack = tuple[Outputs, tuple[int, int, int]]
 """Probabilities or logits (K, Z, Y, X) in the file's axes, and the interpolation's order along each, 0 or 1."""
@@ -66,14 +66,13 @@ def _largest(
     """The index of the largest of ``scores`` (...), the first of equal ones; with ``near_too`` also where one before it
     is so near that both may be rounded to the same float16.
     """
-    best: NDArray[np.float32] | None = None
-    for value, score in enumerate(scores):
-        if best is None:
-            # A class that is not a number is never the largest.
-            best = np.fmax(score, -np.inf, dtype=np.float32)
-            found, wins, chosen = (np.zeros(best.shape, dtype) for dtype in (np.uint8, np.bool_, np.uint8))
-            near = np.zeros(best.shape, dtype=np.bool_) if near_too else None
-            continue
+    rest = iter(scores)
+    # A class that is not a number is never the largest.
+    best = np.fmax(next(rest), -np.inf, dtype=np.float32)
+    found, chosen = np.zeros(best.shape, dtype=np.uint8), np.empty(best.shape, dtype=np.uint8)
+    wins = np.empty(best.shape, dtype=np.bool_)
+    near = np.zeros(best.shape, dtype=np.bool_) if near_too else None
+    for value, score in enumerate(rest, start=1):
         np.greater(score, best, out=wins)
         if near is not None:
             reach = (np.abs(score) + np.abs(best)) * np.float32(HALF_STEP) + np.float32(HALF_LEAST)

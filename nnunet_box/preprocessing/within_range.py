@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_box.preprocessing.resample import Shape, resample_image
+from nnunet_box.preprocessing.planes import Shape
+from nnunet_box.preprocessing.resample import resample_image
 
 
 def resample_within_range(

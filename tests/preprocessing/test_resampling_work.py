@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nnunet_box.preprocessing import resample
+from nnunet_box.preprocessing import planes, resample
 from nnunet_box.preprocessing.axis_weights import axis_matrix, bands
 from nnunet_box.preprocessing.resample import resample_image, resample_labels, resample_slab
 from nnunet_box.preprocessing.within_range import resample_within_range
@@ -35,7 +35,7 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         done.append(first.shape[-2] * first.shape[-1] * second.shape[-1])
         return whole(first, second, **more)
 
-    monkeypatch.setattr(resample.np, "matmul", counting)
+    monkeypatch.setattr(planes.np, "matmul", counting)
     return done
 
 
