@@ -106,25 +106,25 @@ class _Grid:
 
     def interpolated(self, index: int, corners: Corners) -> NDArray[np.float32]:
         """All classes (K, n) at some voxels of a target plane."""
-        share = self.z.share[index]
-        layers = [(int(self.z.low[index]), np.float32(1))]
+        low, high, share = int(self.z.low[index]), int(self.z.high[index]), self.z.share[index]
+        layers = [(low, corners.shares)]
         if share:
-            layers = [(int(self.z.low[index]), 1 - share), (int(self.z.high[index]), share)]
-        places = [
-            (plane, at, part * weight)
-            for plane, weight in layers
-            for at, part in zip(corners.indices, corners.shares, strict=True)
-        ]
+            layers = [
+                (plane, tuple(part * weight for part in corners.shares))
+                for plane, weight in ((low, 1 - share), (high, share))
+            ]
         result = np.zeros((len(self.outputs), len(corners.where)), dtype=np.float32)
         for volume, scores in zip(self.outputs, result, strict=True):
-            for plane, at, weight in places:
-                scores += volume[plane].reshape(-1).take(at) * weight
+            for plane, shares in layers:
+                flat = volume[plane].reshape(-1)
+                for at, part in zip(corners.indices, shares, strict=True):
+                    scores += flat.take(at) * part
             if self.rounds:
                 scores[...] = scores.astype(np.float16)
         return result
 
     def _largest_of_source(self, plane: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        scores = (volume[plane].astype(np.float32, copy=False) for volume in self.outputs)
+        scores = (np.ascontiguousarray(volume[plane], dtype=np.float32) for volume in self.outputs)
         found, near = _largest(scores, near_too=self.rounds and self.interpolates)
         mixed = mixed_cells(found, self.y, self.x)
         if near is not None:
