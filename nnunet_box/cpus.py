@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 SHARE_OF_PROCESSES = 0.5
 """Of a limit on processes, and threads count as such, computing takes at most this much: libraries start their own."""
+
+VOXELS_WORTH_A_THREAD = 1_000_000
+"""Below this a thread's start, and the waits for Python's lock, cost more than it brings."""
 
 
 def usable_threads(groups: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> int:
@@ -25,6 +28,27 @@ def usable_threads(groups: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> int
     for folder in _folders(groups, own, ("pids",)):
         limits += [SHARE_OF_PROCESSES * number for number in _numbers(folder / "pids.max")]
     return max(1, math.ceil(min(limits)))
+
+
+def in_threads(work: Callable[[slice], None], planes: int, plane_voxels: int, least: int = 1) -> None:
+    """Have ``planes`` done by ``work``, which takes a range of them, in as many threads as are usable and worth it.
+
+    least: planes of a range, where each range brings memory or work of its own. One thread where the environment says
+    ``OMP_NUM_THREADS=1``, as it does in the workers of ``map_cases``. For work that leaves Python's lock, as numpy's
+    functions do on large arrays. Raises what ``work`` raises.
+    """
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    usable = min(usable_threads(), int(wanted)) if wanted.isdecimal() and int(wanted) else usable_threads()
+    parts = max(1, min(usable, planes // least, planes * plane_voxels // VOXELS_WORTH_A_THREAD))
+    ranges = [slice(planes * part // parts, planes * (part + 1) // parts) for part in range(parts)]
+    if parts == 1:
+        work(ranges[0])
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(parts) as pool:
+        for done in [pool.submit(work, some) for some in ranges]:
+            done.result()
 
 
 def _folders(groups: Path, own: Path, controllers: tuple[str, ...]) -> Iterator[Path]:

@@ -11,12 +11,14 @@ Work = Callable[[], Any]
 
 
 def resample_image() -> Work:
-    from nnunet_box.preprocessing.resample import axis_orders
-    from nnunet_box.preprocessing.resample import resample_image as resample
+    """By nnunetv2's convention, which cuts a spline's overshoot; a model of the paper's conventions saves that step."""
+    from nnunet_box.preprocessing.resample import axis_orders, low_resolution_axis
+    from nnunet_box.preprocessing.within_range import resample_within_range
 
     image = measuring.ct_image()[None]
-    orders = axis_orders(measuring.CT_SPACING, measuring.CT_TARGET_SPACING, 3)
-    return lambda: resample(image, measuring.CT_TARGET, orders)[0]
+    spacings = measuring.CT_SPACING, measuring.CT_TARGET_SPACING
+    orders, apart = axis_orders(*spacings, 3), low_resolution_axis(*spacings)
+    return lambda: resample_within_range(image, measuring.CT_TARGET, orders, apart)[0]
 
 
 def resample_labels() -> Work:

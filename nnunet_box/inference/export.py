@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_box.files import write_beside
+from nnunet_box.inference.largest_class import largest_class
 from nnunet_box.inference.predictor import Outputs, softmax
+from nnunet_box.preprocessing.crop import box_slices
 from nnunet_box.preprocessing.pipeline import Placement
-from nnunet_box.preprocessing.resample import Shape, resample_slab, slabs
+from nnunet_box.preprocessing.planes import Shape
+from nnunet_box.preprocessing.resample import resample_slab, slabs
 
 PROBABILITIES_SUFFIX = ".probabilities.b2nd"
 CHUNK_PLANES = 32
@@ -40,6 +43,8 @@ def labels_on_source(
     NnboxError: the disk is full or the folder cannot be written.
     """
     if probabilities_file is None:
+        if all(max(place.orders_back) <= 1 for _, place in grids):
+            return _largest_classes(grids, logits)
         return _resample(grids, None, logits)
     import blosc2
 
@@ -55,6 +60,14 @@ def labels_on_source(
         )
         labels = _resample(grids, kept, logits)
         del kept
+    return labels
+
+
+def _largest_classes(grids: Sequence[Grid], logits: bool) -> NDArray[np.uint8]:
+    placement = grids[0][1]
+    stacks = [(place.to_file_axes(outputs), place.orders_back) for outputs, place in grids]
+    labels = np.zeros(placement.shape, dtype=np.uint8)
+    largest_class(stacks, placement.cropped_shape, logits, labels[box_slices(placement.box)])
     return labels
 
 
@@ -92,8 +105,8 @@ def _resample(grids: Sequence[Grid], kept: Any, logits: bool) -> NDArray[np.uint
 
 
 def _resample_rounded(volume: Outputs, target: Shape, orders: tuple[int, int, int], slab: slice) -> NDArray[np.float32]:
-    resampled = resample_slab(volume.astype(np.float32, copy=False), target, orders, slab)
-    return resampled.astype(volume.dtype).astype(np.float32, copy=False)
+    resampled = resample_slab(volume, target, orders, slab)
+    return resampled.astype(volume.dtype, copy=False).astype(np.float32, copy=False)
 
 
 def _keep_best(value: int, share: NDArray[np.float32], best: NDArray[np.float32], labels: NDArray[np.uint8]) -> None:

@@ -14,8 +14,8 @@ from nnunet_box.planning.conventions import PAPER_RESAMPLING, Conventions, Inter
 from nnunet_box.planning.plan import Configuration, Plan
 from nnunet_box.preprocessing.crop import Box, bounding_box, box_slices, nonzero_mask
 from nnunet_box.preprocessing.normalise import normalise
+from nnunet_box.preprocessing.planes import Shape
 from nnunet_box.preprocessing.resample import (
-    Shape,
     apart_axis,
     axis_orders,
     resample_image,

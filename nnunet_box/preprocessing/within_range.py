@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_box.preprocessing.resample import Shape, resample_image
+from nnunet_box.preprocessing.planes import Shape
+from nnunet_box.preprocessing.resample import resample_image
 
 
 def resample_within_range(
@@ -19,6 +20,8 @@ def resample_within_range(
     source = image.shape[1:]
     if source == target:
         return image
+    if apart == 0:
+        return resample_image(image, target, orders, within_planes=True)
     z, y, x = (source[axis] if axis == apart else target[axis] for axis in range(3))
     in_plane = resample_image(image, (z, y, x), orders)
     if in_plane is not image:

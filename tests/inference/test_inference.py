@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from nnunet_box.bundle import Bundle, load_bundle, write_bundle
 from nnunet_box.dataset.geometry import Geometry
@@ -19,12 +20,14 @@ from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.evaluation.postprocessing import Postprocessing
 from nnunet_box.inference import entry
 from nnunet_box.inference.ensemble import InferenceOptions, Member, predict_case
+from nnunet_box.inference.export import PROBABILITIES_SUFFIX, labels_on_source
 from nnunet_box.inference.folder import Predictor, check_writable, exporter, input_cases, predict_folder
 from nnunet_box.inference.predictor import mirror_axes, predict_probabilities
 from nnunet_box.inference.tiles import axis_starts, tile_starts, tile_weight
 from nnunet_box.inference.torch_runtime import TorchRuntime, choose_device, plan_network
 from nnunet_box.network.unet import UNet
 from nnunet_box.planning.variant import recipe
+from nnunet_box.preprocessing.pipeline import Placement
 from nnunet_box.training.checkpoint import save_weights
 from tests.training.toys import VOLUME, toy_plan
 
@@ -220,6 +223,18 @@ def test_pairs_average_on_the_files_grid() -> None:
     for members, expected in (([both[0]], 2), ([both[1]], 1), (both, 1)):
         labels = predict_case(image, (1.0, 1.0, 1.0), plan, members, load, options)
         assert (labels == expected).all()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_most_probable_class_is_taken_of_what_is_resampled_linearly(kept: bool, tmp_path: Path) -> None:
+    outputs = np.random.default_rng(0).random((4, 7, 12, 9), dtype=np.float32)
+    placement = Placement((12, 20, 18), ((1, 12), (0, 17), (2, 18)), (1.0,) * 3, (1.0,) * 3, (7, 12, 9), (0, 1, 2))
+    factors = np.divide((11, 17, 16), (7, 12, 9))
+    resampled = [ndimage.zoom(scores, factors, order=1, mode="nearest", grid_mode=True) for scores in outputs]
+    expected = np.zeros(placement.shape, np.uint8)
+    expected[1:, :17, 2:] = np.argmax(resampled, axis=0)
+    found = labels_on_source([(outputs, placement)], tmp_path / f"a{PROBABILITIES_SUFFIX}" if kept else None)
+    assert np.mean(found != expected) < 1e-3
 
 
 def test_all_folds_of_a_member_are_averaged() -> None:
