@@ -34,7 +34,7 @@ def preprocess(
     from nnunet_box.execution.prepare import check_configurations, existing_plan, preprocess_configurations
 
     paths, opened = open_dataset(workspace, dataset)
-    plan = existing_plan(paths, opened)
+    plan = existing_plan(paths, opened, processes)
     wanted = check_configurations(plan, names(configurations))
     for folder in preprocess_configurations(paths, opened, plan, wanted, processes):
         typer.echo(str(folder))

@@ -54,9 +54,11 @@ def plan_dataset(
     return plan
 
 
-def existing_plan(workspace: Workspace, dataset: Dataset) -> Plan:
+def existing_plan(workspace: Workspace, dataset: Dataset, processes: int | None = None) -> Plan:
     """The plan on disk if there is one (it may have been edited), else a new one."""
-    return load_plan(workspace.plan) if workspace.plan.is_file() else plan_dataset(workspace, dataset)
+    if workspace.plan.is_file():
+        return load_plan(workspace.plan)
+    return plan_dataset(workspace, dataset, processes=processes)
 
 
 def check_configurations(plan: Plan, wanted: Sequence[str] | None) -> list[str]:
