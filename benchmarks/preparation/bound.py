@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import measuring
 import numpy as np
-from preparation.raw import raw_folder
+from preparation.raw import raw_folder, scratch
 from preparation.watch import watch
 
 Work = Callable[[], Any]
@@ -23,7 +22,7 @@ def scaling(cases: int) -> Work:
     """Fingerprint and plan of so many drawn cases, no two alike, in a process that has done another data set before:
     only what grows is timed.
     """
-    folder = Path(tempfile.mkdtemp(prefix="nnbox-fingerprint-"))
+    folder = scratch(f"{cases} cases")
     draw_cases(folder / "warm", 4)
     draw_cases(folder / "timed", cases)
     turns = iter(range(1000))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import measuring
 import numpy as np
 from preparation.bound import FEW, scaling
-from preparation.raw import hippocampus
+from preparation.raw import hippocampus, scratch
 from preparation.watch import watch
 
 Work = Callable[[], Any]
@@ -20,7 +19,7 @@ NNBOX = [sys.executable, "-m", "nnunet_box.cli.app"]
 
 
 def prepare() -> Work:
-    folder = Path(tempfile.mkdtemp(prefix="nnbox-prepare-"))
+    folder = scratch("ours")
     dataset = hippocampus(folder / "raw")
     turns = iter(range(1000))
 
@@ -60,7 +59,7 @@ def show_help() -> Work:
 
 
 def plan() -> Work:
-    file = Path(tempfile.mkdtemp(prefix="nnbox-plan-")) / "fingerprint.json"
+    file = scratch("ours") / "fingerprint.json"
     case = {"spacings": [[3.0, 0.76, 0.76]], "sizes": [[128, 512, 512]], "cases": 30, "modalities": ["CT"]}
     file.write_text(json.dumps(case | {"foreground_classes": 13, "size_after_crop_ratio": 1.0}))
     return lambda: _start([*NNBOX, "plan", "--fingerprint", str(file)])

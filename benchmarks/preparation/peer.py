@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import measuring
 import numpy as np
-from preparation.raw import NAME, hippocampus
+from preparation.raw import NAME, hippocampus, scratch
 from preparation.watch import watch
 
 Work = Callable[[], Any]
@@ -22,7 +21,7 @@ OPTIONS = ["-c", "2d", "3d_fullres", "-npfp", "2", "-np", "2"]
 
 
 def prepare() -> Work:
-    folder = Path(tempfile.mkdtemp(prefix="nnunet-prepare-"))
+    folder = scratch("peer")
     hippocampus(folder / "raw")
     turns = iter(range(1000))
 

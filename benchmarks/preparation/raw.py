@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 from measuring import DATA_VARIABLE
 
 NAME = "Dataset004_Hippocampus"
+
+
+def scratch(name: str) -> Path:
+    """A new folder beside the side's result, which ``compare.py`` removes."""
+    folder = Path(sys.argv[2]).parent / name
+    folder.mkdir()
+    return folder
 
 
 def hippocampus(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,42 +29,48 @@ class Watched:
 def watch(command: Sequence[str], environment: dict[str, str] | None = None) -> Watched:
     """Run a command to its end.
 
-    Its processes are those of its session, workers of workers included.
+    Its processes are the started one, its children, and theirs.
     """
     started = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     highest: dict[int, int] = {}
-    together = 0
-    while True:
-        now = 0
-        for pid in _session(process.pid):
-            highest[pid] = max(highest.get(pid, 0), _entry(pid, "status", "VmHWM"))
-            now += _entry(pid, "smaps_rollup", "Pss")
-        together = max(together, now)
-        try:
-            process.wait(EVERY_SECONDS)
-            break
-        except subprocess.TimeoutExpired:
-            continue
-    seconds = time.perf_counter() - started
-    assert process.stdout is not None
-    output = process.stdout.read()
+    sums: list[int] = []
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(EVERY_SECONDS):
+            now = 0
+            for pid in _family(process.pid):
+                highest[pid] = max(highest.get(pid, 0), _entry(pid, "status", "VmHWM"))
+                now += _entry(pid, "smaps_rollup", "Pss")
+            sums.append(now)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        output, _ = process.communicate()
+        seconds = time.perf_counter() - started
+    finally:
+        ended.set()
+        looking.join()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return Watched(seconds, output, max(highest.values()), together, len(highest))
+    return Watched(seconds, output, max(highest.values(), default=0), max(sums, default=0), len(highest))
 
 
-def _session(leader: int) -> list[int]:
-    found = []
+def _family(first: int) -> list[int]:
+    children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                # The command's name, in brackets, may hold spaces; state, parent, group and session follow.
-                session = (folder / "stat").read_text().rpartition(")")[2].split()[3]
+                # The command's name, in brackets, may hold spaces; its state and its parent follow.
+                parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
             except OSError:
                 continue  # It has ended.
-            if int(session) == leader:
-                found.append(int(folder.name))
+            children.setdefault(int(parent), []).append(int(folder.name))
+    found = [first]
+    for pid in found:
+        found += children.get(pid, [])
     return found
 
 
