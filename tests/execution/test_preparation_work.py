@@ -169,12 +169,12 @@ def peak_of(work) -> int:
 def test_reading_holds_one_file_beside_the_image(tmp_path: Path) -> None:
     shape = (40, 128, 128)
     files = [tmp_path / f"case_000{index}.nii.gz" for index in range(4)]
-    noise = np.random.default_rng(0).random(shape, dtype=np.float32)  # It is unpacked a little at a time.
+    noise = np.random.default_rng(0).random(shape, dtype=np.float32)
     for file in files:
         save_nifti(file, noise, Geometry(shape, (1.0, 1.0, 1.0)))
     case = SourceCase("case", "case", tuple(ChannelFile(file) for file in files))
     volume = int(np.prod(shape)) * 4
-    assert peak_of(lambda: read_image(case)) < 5.3 * volume, "four channels, and one as it is stored"
+    assert peak_of(lambda: read_image(case)) < 6.5 * volume, "four channels, and a file, twice while it is unpacked"
 
 
 @pytest.mark.parametrize("scheme", ["ct", "none"])
