@@ -19,6 +19,7 @@ from nnunet_box.errors import InvalidData, NnboxError
 TEMPORARY_MARK = ".nnbox-tmp-"
 REPLACED_MARK = "-old-"
 PARTIAL_MARK = ".nnbox-partial-"
+FILLING_MARK = f"{TEMPORARY_MARK}filling-"
 SYNCS_AT_ONCE = 8
 
 
@@ -83,7 +84,7 @@ def fill_beside(folder: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
 
     For many entries: the function returns at once, threads wait for the disk while the caller goes on, and a file
     system with a journal makes one commit of what waits together. All are in place when the block ends. An error in
-    the block leaves those that were finished, and nothing else.
+    the block leaves those that were finished, and nothing else; what a killed process left goes with the next call.
 
     Raises
     ------
@@ -93,11 +94,11 @@ def fill_beside(folder: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
     from concurrent.futures import Future, ThreadPoolExecutor
 
     folder = Path(folder)
-    temporary = folder / f"{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}-{folder.name}"
     waiting: deque[Future[None]] = deque()
+    with disk_errors(folder):
+        temporary, lock = _new_filling(folder)
     try:
-        with disk_errors(folder):
-            temporary.mkdir(parents=True)
+        _sweep_fillings(folder)
         with ThreadPoolExecutor(SYNCS_AT_ONCE) as threads:
 
             def put(name: str) -> None:
@@ -112,6 +113,31 @@ def fill_beside(folder: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
             _sync(folder)
     finally:
         _remove(temporary)
+        os.close(lock)
+
+
+def _new_filling(folder: Path) -> tuple[Path, int]:
+    """A temporary folder, and a lock on it that the kernel lets go of when this process dies, however it dies."""
+    name = uuid.uuid4().hex[:8]
+    unlocked = folder / f"{TEMPORARY_MARK}{name}"
+    unlocked.mkdir(parents=True)
+    lock = os.open(unlocked, os.O_RDONLY)
+    # A network's file system may have no locks; nothing is swept there then.
+    with suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return unlocked.replace(folder / f"{FILLING_MARK}{name}"), lock
+
+
+def _sweep_fillings(folder: Path) -> None:
+    """Delete what killed processes were filling ``folder`` from; others may be filling it too."""
+    for left in folder.glob(f"{FILLING_MARK}*"):
+        with suppress(OSError):
+            lock = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(left)
+            finally:
+                os.close(lock)
 
 
 def _put_entry(temporary: Path, path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 import tracemalloc
 import weakref
 from pathlib import Path
@@ -154,6 +157,30 @@ def test_entries_are_hidden_until_they_are_put(tmp_path: Path) -> None:
         assert [path.name.startswith(TEMPORARY_MARK) for path in (tmp_path / "store").iterdir()] == [True]
         put("a")
     assert (tmp_path / "store" / "a" / "file").read_text() == "x"
+
+
+def _fill_and_die(folder: Path) -> None:
+    with fill_beside(folder) as (temporary, put):
+        (temporary / "whole").write_text("x")
+        put("whole")
+        (temporary / "half").write_text("x")
+        while not (folder / "whole").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_a_killed_process_left_goes_and_what_a_living_one_fills_stays(tmp_path: Path) -> None:
+    killed = multiprocessing.get_context("spawn").Process(target=_fill_and_die, args=(tmp_path,))
+    killed.start()
+    killed.join()
+    assert len(list(tmp_path.iterdir())) == 2
+    with fill_beside(tmp_path) as (mine, put):
+        assert {path.name for path in tmp_path.iterdir()} == {"whole", mine.name}
+        with fill_beside(tmp_path) as (another, _):
+            assert mine.is_dir() and another.is_dir()
+        (mine / "next").write_text("x")
+        put("next")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["next", "whole"]
 
 
 def peak_of(work) -> int:
