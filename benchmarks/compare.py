@@ -20,16 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import Figures, agreement_of, figures_of, verdicts
+from figures import Figures, agreement_of, figures_of, results_differ, verdicts
 from machine import OURS, PEER, commit, gpu_name, machine_text, versions
+from measuring import AGAIN_VARIABLE, DATA_VARIABLE, PYTHON_VARIABLE, WORK_VARIABLE
 from row import Row
-from side import Side, SideFailed
+from side import Side
 from table import table_text, write_between_marks
 
 HERE = Path(__file__).parent
 ORDER = ("preparation", "resampling", "augmentation", "training", "prediction")
 """Of the themes in the table, as data walk; others come behind them."""
 RESULTS = HERE / "results.json"
+WORK = HERE.parent / "benchmark-work"
 DOCUMENT = HERE.parent / "docs" / "performance.md"
 
 
@@ -45,14 +47,14 @@ def all_rows() -> dict[str, tuple[str, Row]]:
 ROWS = all_rows()
 
 
-def compare(name: str, pythons: dict[str, str], turns: int, data: Path | None) -> Figures:
-    """Both sides of a row, in turns.
+def compare(name: str, pythons: dict[str, str], turns: int, variables: dict[str, str]) -> Figures:
+    """Both sides of a row, in turns. variables: added to the environment of both.
 
     Raises SideFailed where one ends with an error or takes longer than the row's limit.
     """
     theme, row = ROWS[name]
     turns = row.turns or turns
-    modules = {"other": row.against, "ours": "ours"} if row.against else {"ours": "ours"}
+    modules = {"ours": "ours", "other": row.against} if row.against else {"ours": "ours"}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         sides: dict[str, Side] = {}
@@ -60,7 +62,7 @@ def compare(name: str, pythons: dict[str, str], turns: int, data: Path | None) -
             for side, module in modules.items():
                 arguments = [name, str(folder / f"{side}.npy"), str(turns), *([] if row.warm_up else ["cold"])]
                 command = [pythons["peer" if module == "peer" else "ours"], "-m", f"{theme}.{module}", *arguments]
-                sides[side] = Side(command, HERE, folder / f"{side}.log", row.threads, row.limit_seconds, data)
+                sides[side] = Side(command, HERE, folder / f"{side}.log", row.threads, row.limit_seconds, variables)
                 sides[side].until_ready()
             for _ in range(turns):
                 for each in sides.values():
@@ -75,18 +77,23 @@ def compare(name: str, pythons: dict[str, str], turns: int, data: Path | None) -
     return figures
 
 
-def keep(file: Path, run: str, about: dict[str, Any], name: str, figures: Figures) -> dict[str, Any]:
+def keep(file: Path, run: str, about: dict[str, Any], name: str, figures: Figures) -> None:
     """Add a row's figures to the JSON file, which keeps the other rows' and the runs they are of.
 
     A failure stands beside the figures of the run before it.
     """
-    kept = json.loads(file.read_text()) if file.exists() else {"runs": {}, "rows": {}}
+    kept = kept_figures(file)
     kept["rows"][name] = kept["rows"].get(name, {}) | figures if "failed" in figures else figures | {"run": run}
     kept["runs"][run] = about
     used = {found.get("run") for found in kept["rows"].values()}
     kept["runs"] = {key: value for key, value in kept["runs"].items() if key in used}
     file.write_text(json.dumps(kept, indent=1) + "\n")
-    return kept  # type: ignore[no-any-return]
+
+
+def kept_figures(file: Path) -> dict[str, Any]:
+    """``rows`` (name to figures) and ``runs`` (date, machine, versions) of the JSON file; empty where there is none."""
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"runs": {}, "rows": {}}
+    return found
 
 
 def report(name: str, figures: Figures) -> bool:
@@ -98,9 +105,8 @@ def report(name: str, figures: Figures) -> bool:
     for target, met in verdicts(ROWS[name][1], figures).items():
         if not met:
             print(f"{name}: target missed: {target}", file=sys.stderr)
-    agreement = figures.get("agreement")
-    if agreement is not None and agreement["met"] is False:
-        print(f"{name}: RESULTS DIFFER: {agreement['text']}", file=sys.stderr)
+    if results_differ(figures):
+        print(f"{name}: RESULTS DIFFER: {figures['agreement']['text']}", file=sys.stderr)
         return False
     return True
 
@@ -130,6 +136,8 @@ def main() -> int:
     parser.add_argument("--long", action="store_true", help="The long rows instead of the others.")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--data", type=Path, help="Folder with the Decathlon's Task04_Hippocampus, for rows of it.")
+    parser.add_argument("--work", type=Path, default=WORK, help="Folder for what long rows keep between runs.")
+    parser.add_argument("--again", action="store_true", help="Long rows do again what they have kept.")
     parser.add_argument("--write", action="store_true", help="Keep the figures and write the table.")
     given = parser.parse_args()
     gpu = gpu_name()
@@ -143,19 +151,22 @@ def main() -> int:
         "commit": commit(HERE.parent),
         "turns": given.turns,
     }
+    variables = {PYTHON_VARIABLE: sys.executable, WORK_VARIABLE: str(given.work.resolve())}
+    variables |= {DATA_VARIABLE: str(given.data.resolve())} if given.data else {}
+    variables |= {AGAIN_VARIABLE: "1"} if given.again else {}
     good = True
     for name in chosen_rows(given, gpu):
         print(f"{name}: {ROWS[name][1].title}", file=sys.stderr, flush=True)
         try:
-            figures = compare(name, pythons, given.turns, given.data and given.data.resolve())
-        except (SideFailed, OSError, ValueError, KeyError) as problem:
-            figures = {"failed": " ".join(str(problem).split())[-500:]}
+            figures = compare(name, pythons, given.turns, variables)
+        except Exception as problem:  # whatever it is, the other rows go on
+            figures = {"failed": f"{type(problem).__name__}: {' '.join(str(problem).split())[-500:]}"}
         good &= report(name, figures)
         if given.write:
             keep(RESULTS, f"{started:%Y-%m-%dT%H:%M:%SZ}", about, name, figures)
     if given.write:
-        kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}, "rows": {}}
-        write_between_marks(DOCUMENT, table_text({name: row for name, (_, row) in ROWS.items()}, kept))
+        rows = {name: row for name, (_, row) in ROWS.items()}
+        write_between_marks(DOCUMENT, table_text(rows, kept_figures(RESULTS)))
     return 0 if good else 1
 
 

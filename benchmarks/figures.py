@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,11 @@ def agreement_of(row: Row, ours: np.ndarray, other: np.ndarray) -> dict[str, Any
         return None
     said = row.agreement(ours, other)
     said = said if isinstance(said, Agreement) else Agreement(said)
-    return {"text": said.text, "met": said.met}
+    return asdict(said)
 
 
 def verdicts(row: Row, figures: Figures) -> dict[str, bool]:
-    """Which of the row's targets are met: time and memory, by the target's words in the table."""
+    """Which of the row's targets are met, by the target's words in the table."""
     found: dict[str, bool] = {}
     if row.target is not None:
         found[f"{row.target:g} times faster" if row.target > 1 else f"ratio {row.target:g}"] = (
@@ -54,7 +55,16 @@ def verdicts(row: Row, figures: Figures) -> dict[str, bool]:
         found[f"memory {row.memory_target:g} times smaller"] = (
             figures["other_bytes"] >= row.memory_target * figures["bytes"]
         )
+    agreement = figures.get("agreement")
+    if agreement is not None and agreement["target"] is not None:
+        found[agreement["target"]] = bool(agreement["met"])
     return found
+
+
+def results_differ(figures: Figures) -> bool:
+    """Whether the two results agree less than the row demands."""
+    agreement = figures.get("agreement")
+    return agreement is not None and agreement["target"] is None and agreement["met"] is False
 
 
 def memory_text(count: float, row: Row) -> str:

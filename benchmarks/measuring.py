@@ -25,7 +25,10 @@ READ = (190, 190, 190)
 SAMPLES = 20
 ANGLES, SCALE, ALPHA, SIGMA = (0.2, -0.15, 0.1), 1.2, 600.0, 11.0
 DATA_VARIABLE = "NNBOX_BENCHMARK_DATA"
-"""Names the folder given with ``--data`` to both sides."""
+WORK_VARIABLE = "NNBOX_BENCHMARK_WORK"
+AGAIN_VARIABLE = "NNBOX_BENCHMARK_AGAIN"
+PYTHON_VARIABLE = "NNBOX_BENCHMARK_PYTHON"
+"""What ``compare.py`` tells both sides: its ``--data``, ``--work``, ``--again``, and the Python of our environment."""
 READY = "ready"
 """What a side says when it waits for its turn."""
 

@@ -11,10 +11,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Agreement:
-    """What is said of two results, and whether they agree as far as the row demands (None: it demands nothing)."""
+    """What is said of two results, and whether they are as the row demands (None: it demands nothing).
+
+    Results that do not agree end a run with exit code 1. target: words of a target instead, for a result that is better
+    or worse and not right or wrong: one that is missed is named in the table, as a missed speed is.
+    """
 
     text: str
     met: bool | None = None
+    target: str | None = None
 
 
 Compared = Callable[[np.ndarray, np.ndarray], "str | Agreement"]

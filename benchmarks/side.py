@@ -9,10 +9,11 @@ import select
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from measuring import DATA_VARIABLE, READY
+from measuring import READY
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 LAST_CHARACTERS = 2000
@@ -36,13 +37,12 @@ class Side:
         log: Path,
         threads: int | None,
         limit_seconds: float,
-        data: Path | None = None,
+        variables: Mapping[str, str],
     ) -> None:
         environment = dict(os.environ) | {"PYTHONPATH": os.pathsep.join([str(modules), os.getenv("PYTHONPATH", "")])}
         if threads is not None:
             environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
-        if data is not None:
-            environment[DATA_VARIABLE] = str(data)
+        environment |= variables
         self.name, self.log, self.left = f"{command[2]} {command[3]}", log, limit_seconds
         self.answer = ""
         with log.open("w") as errors:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from figures import Figures, memory_text, verdicts
+from figures import Figures, memory_text, results_differ, verdicts
 from row import Row
 
 BEGIN = "<!-- benchmark table: written by benchmarks/compare.py, do not edit -->"
@@ -44,7 +44,7 @@ def write_between_marks(document: Path, text: str) -> None:
     """
     before, begin, rest = document.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in after or END in before + after:
+    if not begin or not end or BEGIN in rest or END in before + after:
         raise SystemExit(f"{document}: expected the lines\n{BEGIN}\n{END}\nonce each, in this order")
     document.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
@@ -63,8 +63,7 @@ def _cells(name: str, row: Row, figures: Figures, runs: list[str]) -> list[str]:
         return [row.title, *[""] * 3, "", "failed" if "failed" in figures else "not run yet", "", "", command, ""]
     found = verdicts(row, figures)
     agreement = figures.get("agreement")
-    met = [all(found.values()), agreement is None or agreement["met"] is not False]
-    words = "yes" if all(met) else "**no**" if met[1] else "**no: results differ**"
+    words = "**no: results differ**" if results_differ(figures) else "yes" if all(found.values()) else "**no**"
     other = "other_seconds" in figures
     facts = [f"{fact}: {text}" for fact, text in figures["facts"].items()]
     memory = [memory_text(figures["bytes"], row)] + ([memory_text(figures["other_bytes"], row)] if other else [])
