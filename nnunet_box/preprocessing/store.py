@@ -24,7 +24,8 @@ SEED = 1234
 """Per class at most 10,000 foreground locations, but at least 1 % of its voxels (nnU-Net's later code; the paper is
 silent)."""
 COMPRESSION_LEVEL = 1
-"""Of zstd. Level 5 takes four times as long and makes preprocessed images 1 % smaller."""
+"""Of zstd. Level 5 takes four to five times as long and makes images 1 to 2 % smaller: MR and CT, as they are and
+resampled."""
 
 
 @dataclass(frozen=True)
