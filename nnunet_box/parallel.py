@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,11 +36,12 @@ def map_cases(
     processes: int | None = None,
     option: str = "--processes",
     preload: Sequence[str] = (),
-) -> Iterator[tuple[Item, Result]]:
+) -> Generator[tuple[Item, Result], None, None]:
     """Yield (item, result) as they finish, with progress. In this process where one worker would do.
 
     option: the command line's name for ``processes``, for the message where memory ran out. preload: modules that
-    ``function`` imports when it is called. A result is let go of once it is yielded.
+    ``function`` imports when it is called. A result is let go of once it is yielded. Who may stop in between closes the
+    generator (``contextlib.closing``), so that work not yet begun is dropped then too.
 
     Raises whatever ``function`` raises; work not yet begun is then dropped.
     """
@@ -68,7 +69,8 @@ def map_cases(
                     f"once. Run it again with fewer: {option} 1."
                 ) from error
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                # Waiting, as leaving the pool's block before it has heard of this takes it back.
+                pool.shutdown(wait=True, cancel_futures=True)
                 raise
     finally:
         for name, value in before.items():

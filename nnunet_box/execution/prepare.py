@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -201,7 +201,9 @@ def _fill_part(
             targets = {entry: folder for entry, (folder, _) in fills.items() if case.id in lacking[entry]}
             if targets:
                 jobs.append((case, label, targets))
-        for (_, _, targets), name in map_cases(save, jobs, what, processes, preload=["blosc2"]):
+        # Workers end before the folders they write in go.
+        done = folders.enter_context(closing(map_cases(save, jobs, what, processes, preload=["blosc2"])))
+        for (_, _, targets), name in done:
             for entry in targets:
                 fills[entry][1](name)
 

@@ -10,6 +10,8 @@ import sys
 import time
 import tracemalloc
 import weakref
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -259,6 +261,42 @@ def test_workers_of_all_pools_come_from_one_server() -> None:
     parents = {parent for _ in range(2) for _, parent in map_cases(_parent, [1, 2, 3], "parents", 2)}
     assert len(parents) == 1
     assert os.getpid() not in parents
+
+
+def _note(number: int, folder: Path) -> int:
+    (folder / str(number)).write_text("begun")
+    time.sleep(0.02)
+    return number
+
+
+def test_work_not_yet_begun_is_dropped_when_the_caller_stops(tmp_path: Path) -> None:
+    many = 200
+    results = map_cases(partial(_note, folder=tmp_path), range(many), "notes", 2)
+    with pytest.raises(KeyboardInterrupt), closing(results):
+        for _ in results:
+            raise KeyboardInterrupt
+    begun = len(list(tmp_path.iterdir()))
+    assert 0 < begun < many // 2
+
+
+def test_an_interrupt_between_cases_leaves_no_temporary_folder(
+    small: tuple[Workspace, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, dataset = small
+    plan = plan_dataset(workspace, dataset, processes=1)
+
+    @contextmanager
+    def interrupted(folder: Path):
+        def put(name: str) -> None:
+            raise KeyboardInterrupt
+
+        with fill_beside(folder) as (temporary, _):
+            yield temporary, put
+
+    monkeypatch.setattr(prepare, "fill_beside", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        preprocess_configurations(workspace, dataset, plan, ["2d"], processes=2)
+    assert [path.name for path in workspace.case_store("2d").iterdir()] == ["key"]
 
 
 HEAVY = {"blosc2", "torch", "scipy.ndimage", "numba", "openvino", "SimpleITK", "batchgenerators", "PIL", "typer"}
