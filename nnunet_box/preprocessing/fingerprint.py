@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -60,10 +61,11 @@ def extract_fingerprint(dataset: Dataset, processes: int | None = None) -> Finge
     measure = partial(case_facts, declared=frozenset(dataset.labels))
     found: dict[str, CaseFacts] = {}
     merged = [EMPTY] * len(dataset.channel_names)
-    for case, facts in map_cases(measure, dataset.cases, "Fingerprint", processes):
-        # Merging is exact, so the order does not matter, and no case's histogram need be kept.
-        merged = [total.merge(histogram) for total, histogram in zip(merged, facts.histograms, strict=True)]
-        found[case.id] = replace(facts, histograms=())
+    with closing(map_cases(measure, dataset.cases, "Fingerprint", processes)) as measured:
+        for case, facts in measured:
+            # Merging is exact, so the order does not matter, and no case's histogram need be kept.
+            merged = [total.merge(histogram) for total, histogram in zip(merged, facts.histograms, strict=True)]
+            found[case.id] = replace(facts, histograms=())
     ordered = [found[case.id] for case in dataset.cases]
     return Fingerprint(
         spacings=tuple(facts.spacing for facts in ordered),
