@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from nnunet_box.errors import InvalidData, NnboxError
 TEMPORARY_MARK = ".nnbox-tmp-"
 REPLACED_MARK = "-old-"
 PARTIAL_MARK = ".nnbox-partial-"
+FILLING_MARK = f"{TEMPORARY_MARK}filling-"
+SYNCS_AT_ONCE = 8
 
 
 def _sync(path: Path) -> None:
@@ -38,6 +41,18 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Tell of a full disk, or a folder that cannot be written, as an ``NnboxError`` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise NnboxError(
+            f"{path}: could not be written ({error.strerror or error}). Nothing was left half-written; "
+            "free space or choose another --workspace, then run the same command again."
+        ) from error
+
+
+@contextmanager
 def write_beside(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; on success fsync it and rename it to ``path``.
 
@@ -52,23 +67,91 @@ def write_beside(path: Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY_MARK}{uuid.uuid4().hex[:8]}-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if temporary.is_dir():
-            _put_folder(temporary, path)
-        else:
-            _sync(temporary)
-            temporary.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        _remove(temporary)
-        raise NnboxError(
-            f"{path}: could not be written ({error.strerror or error}). Nothing was left half-written; "
-            "free space or choose another --workspace, then run the same command again."
-        ) from error
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _put(temporary, path)
+            _sync(path.parent)
     except BaseException:
         _remove(temporary)
         raise
+
+
+@contextmanager
+def fill_beside(folder: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
+    """Yield a temporary folder inside ``folder`` to write entries in, and a function that puts a finished one, by its
+    name, in place: its files are on the disk first, and it is whole or absent, as with ``write_beside``.
+
+    For many entries: the function returns at once, threads wait for the disk while the caller goes on, and a file
+    system with a journal makes one commit of what waits together. All are in place when the block ends. An error in
+    the block leaves those that were finished, and nothing else; what a killed process left goes with the next call.
+
+    Raises
+    ------
+    NnboxError: the disk is full or the folder cannot be written.
+    """
+    # Here, as writing a single file does not need it.
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    folder = Path(folder)
+    waiting: deque[Future[None]] = deque()
+    with disk_errors(folder):
+        temporary, lock = _new_filling(folder)
+    try:
+        _sweep_fillings(folder)
+        with ThreadPoolExecutor(SYNCS_AT_ONCE) as threads:
+
+            def put(name: str) -> None:
+                while waiting and waiting[0].done():
+                    waiting.popleft().result()
+                waiting.append(threads.submit(_put_entry, temporary / name, folder / name))
+
+            yield temporary, put
+            for one in waiting:
+                one.result()
+        with disk_errors(folder):
+            _sync(folder)
+    finally:
+        _remove(temporary)
+        os.close(lock)
+
+
+def _new_filling(folder: Path) -> tuple[Path, int]:
+    """A temporary folder, and a lock on it that the kernel lets go of when this process dies, however it dies."""
+    name = uuid.uuid4().hex[:8]
+    unlocked = folder / f"{TEMPORARY_MARK}{name}"
+    unlocked.mkdir(parents=True)
+    lock = os.open(unlocked, os.O_RDONLY)
+    # A network's file system may have no locks; nothing is swept there then.
+    with suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return unlocked.replace(folder / f"{FILLING_MARK}{name}"), lock
+
+
+def _sweep_fillings(folder: Path) -> None:
+    """Delete what killed processes were filling ``folder`` from; others may be filling it too."""
+    for left in folder.glob(f"{FILLING_MARK}*"):
+        with suppress(OSError):
+            lock = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(left)
+            finally:
+                os.close(lock)
+
+
+def _put_entry(temporary: Path, path: Path) -> None:
+    with disk_errors(path):
+        _put(temporary, path)
+
+
+def _put(temporary: Path, path: Path) -> None:
+    """Rename a file or a folder to ``path``, what it holds on the disk first."""
+    if temporary.is_dir():
+        _put_folder(temporary, path)
+    else:
+        _sync(temporary)
+        temporary.replace(path)
 
 
 def _put_folder(folder: Path, path: Path) -> None:
@@ -99,7 +182,7 @@ def continue_beside(path: Path) -> Iterator[tuple[Path, Path]]:
     path = Path(path)
     partial = path.with_name(f"{PARTIAL_MARK}{path.name}")
     content, notes = partial / "content", partial / "notes"
-    try:
+    with disk_errors(path):
         content.mkdir(parents=True, exist_ok=True)
         notes.mkdir(exist_ok=True)
         lock = os.open(partial, os.O_RDONLY)
@@ -118,11 +201,6 @@ def continue_beside(path: Path) -> Iterator[tuple[Path, Path]]:
             if partial.is_dir() and not any(child.is_file() for child in partial.rglob("*")):
                 _remove(partial)
             os.close(lock)
-    except OSError as error:
-        raise NnboxError(
-            f"{path}: could not be written ({error.strerror or error}). Nothing was left half-written; "
-            "free space or choose another --workspace, then run the same command again."
-        ) from error
 
 
 def recover_replaced(path: Path) -> bool:

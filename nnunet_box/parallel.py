@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+import sys
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nnunet_box.errors import NnboxError
 from nnunet_box.memory import GIB, free_memory_gib
 from nnunet_box.progress import track
+
+if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,10 +35,13 @@ def map_cases(
     what: str,
     processes: int | None = None,
     option: str = "--processes",
-) -> Iterator[tuple[Item, Result]]:
+    preload: Sequence[str] = (),
+) -> Generator[tuple[Item, Result], None, None]:
     """Yield (item, result) as they finish, with progress. In this process where one worker would do.
 
-    option: the command line's name for ``processes``, for the message where memory ran out.
+    option: the command line's name for ``processes``, for the message where memory ran out. preload: modules that
+    ``function`` imports when it is called. A result is let go of once it is yielded. Who may stop in between closes the
+    generator (``contextlib.closing``), so that work not yet begun is dropped then too.
 
     Raises whatever ``function`` raises; work not yet begun is then dropped.
     """
@@ -43,26 +51,26 @@ def map_cases(
             yield item, function(item)
         return
     # Here, so that whoever predicts case by case (an image, through an adapter) does not wait for them.
-    import multiprocessing
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from concurrent.futures.process import BrokenProcessPool
 
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    # Spawned workers read these when they load numpy; two levels of threads would only fight over the cores.
+    # Workers read these when they load numpy; two levels of threads would only fight over the cores.
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, mp_context=_context([_module_of(function), *preload])) as pool:
             futures = {pool.submit(function, item): item for item in items}
             try:
                 for future in track(as_completed(futures), what, total=len(futures)):
-                    yield futures[future], future.result()
+                    yield futures.pop(future), future.result()
             except BrokenProcessPool as error:
                 raise NnboxError(
                     f"{what}: a worker process was killed, most likely because memory ran out with {workers} cases at "
                     f"once. Run it again with fewer: {option} 1."
                 ) from error
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                # Waiting, as leaving the pool's block before it has heard of this takes it back.
+                pool.shutdown(wait=True, cancel_futures=True)
                 raise
     finally:
         for name, value in before.items():
@@ -70,3 +78,31 @@ def map_cases(
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _module_of(function: Callable[..., Any]) -> str:
+    while isinstance(function, partial):
+        function = function.func
+    return function.__module__
+
+
+def _context(modules: Sequence[str]) -> BaseContext:
+    """How workers are started: forked off one small server that has imported ``modules``, once for all of them.
+
+    The server is this process's, for all its pools; only the first pool's modules are in it. It is no copy of this
+    process, whose threads and memory may be many. Elsewhere than on Linux each worker is an interpreter of its own.
+    """
+    import multiprocessing
+
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(modules))
+    try:
+        forkserver.ensure_running()
+    except OSError:
+        # TMPDIR is longer than the name of a socket may be.
+        return multiprocessing.get_context("spawn")
+    return context

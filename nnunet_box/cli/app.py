@@ -25,16 +25,20 @@ from nnunet_box.cli import (
     train,
     train_all,
 )
+from nnunet_box.cli.common import CommandGroup
 from nnunet_box.errors import NnboxError
 
 INTERRUPTED = 130
 
 app = typer.Typer(
     name="nnbox",
+    cls=CommandGroup,
     help="From a segmentation challenge's download to a verified leaderboard entry, with nnU-Net as its 2019 preprint "
     "describes it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Plain help: drawing boxes takes longer than everything else a command does before it begins.
+    rich_markup_mode=None,
 )
 for group in (
     convert,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nnunet_box.cli import verify_image
+from nnunet_box.cli.common import CommandGroup
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, ChallengeOptions, JsonOption, WorkspaceOption
 from nnunet_box.progress import say
 
@@ -29,7 +30,9 @@ TestFolderOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add ``verify-submission``; ``build_submission`` adds the other one to its group."""
-    group = typer.Typer(help="What an organiser would refuse, before uploading.", no_args_is_help=True)
+    group = typer.Typer(
+        cls=CommandGroup, help="What an organiser would refuse, before uploading.", no_args_is_help=True
+    )
     group.callback()(_verify_submission)
     group.command("archive")(verify)
     group.command("image")(verify_image.verify)

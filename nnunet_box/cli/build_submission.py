@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nnunet_box.cli import archive
+from nnunet_box.cli.common import CommandGroup
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, JsonOption, WorkspaceOption
 from nnunet_box.progress import say
 
@@ -27,7 +28,9 @@ class PostprocessingRule(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Make what a challenge takes: an image, or its parts.", no_args_is_help=True)
+    group = typer.Typer(
+        cls=CommandGroup, help="Make what a challenge takes: an image, or its parts.", no_args_is_help=True
+    )
     group.command("image")(image)
     group.command("archive")(archive.build)
     group.command("bundle")(bundle)

@@ -5,12 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typer.core import TyperGroup
+
 from nnunet_box.errors import UsageError
 
 if TYPE_CHECKING:
     from nnunet_box.dataset.dataset import Dataset
     from nnunet_box.training.settings import TrainingSettings
     from nnunet_box.workspace import Workspace
+
+
+class CommandGroup(TyperGroup):
+    """A group whose plain help has each command's first sentence as a whole, over as many lines as it takes."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands, in the order they were added."""
+        rows = [(name, self.commands[name].get_short_help_str(limit=1000)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 def open_dataset(workspace: Path, name: str | None) -> tuple[Workspace, Dataset]:

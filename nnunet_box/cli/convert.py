@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nnunet_box.cli.common import CommandGroup
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, ChallengeOptions, DatasetArgument, JsonOption, WorkspaceOption
 from nnunet_box.progress import say
 
@@ -39,7 +40,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("convert")(convert)
     app.command("check")(check)
-    challenges = typer.Typer(help="The challenges that can be converted, scored and submitted to.")
+    challenges = typer.Typer(cls=CommandGroup, help="The challenges that can be converted, scored and submitted to.")
     challenges.callback(invoke_without_command=True)(list_challenges)
     challenges.command("show")(show_challenge)
     app.add_typer(challenges, name="challenges")

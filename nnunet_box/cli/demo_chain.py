@@ -115,7 +115,7 @@ def run_demo(settings: DemoSettings) -> DemoResult:
     """
     from nnunet_box.dataset.dataset import load_dataset
     from nnunet_box.execution.chain import train_all
-    from nnunet_box.execution.prepare import plan_dataset, preprocess_dataset
+    from nnunet_box.execution.prepare import plan_dataset, preprocess_configurations
     from nnunet_box.inference.jobs import Job, run_job
     from nnunet_box.training.settings import TrainingSettings
 
@@ -128,8 +128,7 @@ def run_demo(settings: DemoSettings) -> DemoResult:
         dataset = load_dataset(folder)
         with display.step(PLAN):
             plan = plan_dataset(workspace, dataset)
-            for name in CONFIGURATIONS:
-                preprocess_dataset(workspace, dataset, plan, name)
+            preprocess_configurations(workspace, dataset, plan, CONFIGURATIONS)
         with display.step(TRAIN) as step:
             training = TrainingSettings(
                 CONFIGURATIONS[0], 0, budget_seconds=settings.budget_seconds, device=settings.device

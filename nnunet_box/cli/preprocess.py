@@ -31,10 +31,10 @@ def preprocess(
     Example: nnbox preprocess acdc --configurations 2d,3d_fullres
     """
     from nnunet_box.cli.common import names, open_dataset
-    from nnunet_box.execution.prepare import check_configurations, existing_plan, preprocess_dataset
+    from nnunet_box.execution.prepare import check_configurations, existing_plan, preprocess_configurations
 
     paths, opened = open_dataset(workspace, dataset)
-    plan = existing_plan(paths, opened)
-    entries = dict.fromkeys(plan.entry_of(name) for name in check_configurations(plan, names(configurations)))
-    for name in entries:
-        typer.echo(str(preprocess_dataset(paths, opened, plan, name, processes)))
+    plan = existing_plan(paths, opened, processes)
+    wanted = check_configurations(plan, names(configurations))
+    for folder in preprocess_configurations(paths, opened, plan, wanted, processes):
+        typer.echo(str(folder))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nnunet_box.cli.common import CommandGroup
 from nnunet_box.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="The organisers' contracts an image can be built for.")
+    group = typer.Typer(cls=CommandGroup, help="The organisers' contracts an image can be built for.")
     group.callback(invoke_without_command=True)(list_profiles)
     group.command("show")(show_profile)
     app.add_typer(group, name="profiles")

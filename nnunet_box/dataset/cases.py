@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from nnunet_box.dataset.geometry import Geometry
-from nnunet_box.dataset.volumes import Volume, read_header, read_volume
+from nnunet_box.dataset.volumes import OpenVolume, Volume, open_volume
 from nnunet_box.errors import InvalidData
 
 SAME_GRID_MM = 1e-3
@@ -142,15 +142,15 @@ Slab = tuple[int, int, NDArray[Any]]
 """Channel, first plane, and some planes (Z, Y, X) of a volume."""
 
 
-def check_finite(array: NDArray[Any], file: Path) -> None:
-    """Refuse NaN and infinite voxels.
+def check_finite(array: NDArray[Any], file: Path) -> tuple[float, float]:
+    """Refuse NaN and infinite voxels; returns the least and the largest value.
 
     Raises
     ------
     InvalidData: with the number of bad voxels and the first one's (z, y, x).
     """
     channels = array if array.ndim == 4 else array[None]
-    check_finite_slabs(((channel, 0, voxels) for channel, voxels in enumerate(channels)), file)
+    return check_finite_slabs(((channel, 0, voxels) for channel, voxels in enumerate(channels)), file)[1]
 
 
 def check_finite_slabs(slabs: Iterable[Slab], file: Path) -> tuple[np.dtype[Any], tuple[float, float]]:
@@ -164,9 +164,10 @@ def check_finite_slabs(slabs: Iterable[Slab], file: Path) -> tuple[np.dtype[Any]
     least, largest = np.inf, -np.inf
     for _, start, slab in slabs:
         kind = slab.dtype
-        least, largest = min(least, slab.min()), max(largest, slab.max())
+        ends = slab.min(), slab.max()
+        least, largest = min(least, ends[0]), max(largest, ends[1])
         # NaN is its own minimum and maximum, so the ends tell whether to look for bad voxels at all.
-        if kind.kind != "f" or np.isfinite(slab.min()) and np.isfinite(slab.max()):
+        if kind.kind != "f" or np.isfinite(ends).all():
             continue
         bad = ~np.isfinite(slab)
         if not count:
@@ -180,6 +181,35 @@ def check_finite_slabs(slabs: Iterable[Slab], file: Path) -> tuple[np.dtype[Any]
     return kind, (least, largest)
 
 
+def _open_files(case: SourceCase) -> dict[Path, OpenVolume]:
+    """A case's files in channel order, opened once and checked against each other."""
+    files: dict[Path, OpenVolume] = {}
+    for channel in case.channels:
+        if channel.path in files:
+            continue
+        opened = open_volume(channel.path)
+        taken = sum(other.path == channel.path for other in case.channels)
+        if opened.channels != taken:
+            raise InvalidData(
+                channel.path,
+                f"{taken} channel{'s' * (taken > 1)}",
+                f"{opened.channels} along the fourth axis",
+                "Check that the file is complete and of this challenge.",
+            )
+        grid, first = opened.geometry, next(iter(files.values()), opened).geometry
+        if grid.shape != first.shape or not np.allclose(grid.spacing, first.spacing, atol=SAME_GRID_MM):
+            raise InvalidData(
+                channel.path,
+                f"shape {first.shape} and spacing {first.spacing} as {case.reference_file.name}",
+                f"{grid.shape} and {grid.spacing}",
+                "All channels of a case must share one grid.",
+            )
+        files[channel.path] = opened
+    if not files:
+        raise InvalidData(case.id, "at least one channel", "none", "Add the missing image.")
+    return files
+
+
 def case_headers(case: SourceCase) -> dict[Path, tuple[Geometry, dict[str, Any]]]:
     """Grid and header facts of a case's files in channel order, checked against each other; voxels are not read.
 
@@ -188,31 +218,7 @@ def case_headers(case: SourceCase) -> dict[Path, tuple[Geometry, dict[str, Any]]
     InvalidData: a file is missing or unreadable, holds another number of channels than the case takes from it, or the
     files' shapes or spacings differ.
     """
-    headers: dict[Path, tuple[Geometry, dict[str, Any]]] = {}
-    for channel in case.channels:
-        if channel.path in headers:
-            continue
-        geometry, stored, header = read_header(channel.path)
-        taken = sum(other.path == channel.path for other in case.channels)
-        if stored != taken:
-            raise InvalidData(
-                channel.path,
-                f"{taken} channel{'s' * (taken > 1)}",
-                f"{stored} along the fourth axis",
-                "Check that the file is complete and of this challenge.",
-            )
-        first, _ = next(iter(headers.values()), (geometry, header))
-        if geometry.shape != first.shape or not np.allclose(geometry.spacing, first.spacing, atol=SAME_GRID_MM):
-            raise InvalidData(
-                channel.path,
-                f"shape {first.shape} and spacing {first.spacing} as {case.reference_file.name}",
-                f"{geometry.shape} and {geometry.spacing}",
-                "All channels of a case must share one grid.",
-            )
-        headers[channel.path] = geometry, header
-    if not headers:
-        raise InvalidData(case.id, "at least one channel", "none", "Add the missing image.")
-    return headers
+    return {path: (opened.geometry, opened.header()) for path, opened in _open_files(case).items()}
 
 
 def case_volumes(case: SourceCase) -> dict[Path, Volume]:
@@ -224,29 +230,59 @@ def case_volumes(case: SourceCase) -> dict[Path, Volume]:
     InvalidData: as ``case_headers``, or a file is truncated or holds NaN.
     """
     volumes = {}
-    for path in case_headers(case):
-        volumes[path] = read_volume(path)
+    for path, opened in _open_files(case).items():
+        volumes[path] = Volume(opened.voxels(), opened.geometry, opened.header())
         check_finite(volumes[path].array, path)
     return volumes
 
 
 def channel_array(volumes: dict[Path, Volume], channel: ChannelFile) -> NDArray[Any]:
     """One channel (Z, Y, X) out of what ``case_volumes`` read, in the file's own type."""
-    array = volumes[channel.path].array
-    return array[channel.index or 0] if array.ndim == 4 else array
+    return _channel(volumes[channel.path].array, channel)
+
+
+def _channel(stored: NDArray[Any], channel: ChannelFile) -> NDArray[Any]:
+    return stored[channel.index or 0] if stored.ndim == 4 else stored
 
 
 def read_image(case: SourceCase) -> tuple[NDArray[np.float32], Geometry]:
     """All channels of a case as (C, Z, Y, X) float32, and their common grid, both repaired where the case says so.
 
+    Each file is read once, and one file's stored voxels are in memory at a time.
+
     Raises
     ------
     InvalidData: as ``case_volumes``.
     """
-    volumes = case_volumes(case)
-    stored = (channel_array(volumes, channel) for channel in case.channels)
-    image = np.stack([np.asarray(case.repair.apply(channel), dtype=np.float32) for channel in stored])
-    return np.ascontiguousarray(image), case.repair.grid(volumes[case.reference_file].geometry)
+    return _image(case, _open_files(case))
+
+
+def _image(case: SourceCase, files: dict[Path, OpenVolume]) -> tuple[NDArray[np.float32], Geometry]:
+    grid = case.repair.grid(files[case.reference_file].geometry)
+    image = np.empty((len(case.channels), *grid.shape), dtype=np.float32)
+    for path, opened in files.items():
+        stored = opened.voxels()
+        check_finite(stored, path)
+        for index, channel in enumerate(case.channels):
+            if channel.path == path:
+                image[index] = case.repair.apply(_channel(stored, channel))
+        del stored
+    return image, grid
+
+
+def read_labelled(
+    case: SourceCase, label: Path, declared: set[int]
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], Geometry]:
+    """``read_image`` and ``read_label`` of a case, each file opened once. label: the case's own, or a prediction of it.
+
+    Raises
+    ------
+    InvalidData: as those two.
+    """
+    files = _open_files(case)
+    opened = _open_label(label, case.reference_file, files[case.reference_file].geometry.shape)
+    image, grid = _image(case, files)
+    return image, label_values(opened.voxels(), declared, label), grid
 
 
 def read_label(file: Path, declared: set[int], image: Path) -> NDArray[np.uint8]:
@@ -259,8 +295,7 @@ def read_label(file: Path, declared: set[int], image: Path) -> NDArray[np.uint8]
     ------
     InvalidData: missing, truncated, another shape than ``image``, values that are not integral or not declared.
     """
-    check_label_shape(file, image)
-    return label_values(read_volume(file).array, declared, file)
+    return label_values(_open_label(file, image).voxels(), declared, file)
 
 
 def check_label_shape(file: Path, image: Path) -> None:
@@ -270,16 +305,26 @@ def check_label_shape(file: Path, image: Path) -> None:
     ------
     InvalidData: the label is missing, or its shape differs.
     """
+    _open_label(file, image)
+
+
+def _open_label(file: Path, image: Path, expected: tuple[int, int, int] | None = None) -> OpenVolume:
+    """expected: the image's shape, where its header has been read."""
     if not file.is_file():
         raise InvalidData(
             file, f"the label of {image.name}", "no such file", "Restore it from the download or remove the image."
         )
-    (geometry, channels, _), expected = read_header(file), read_header(image)[0].shape
-    if geometry.shape != expected or channels > 1:
-        found = geometry.shape if channels == 1 else (channels, *geometry.shape)
+    opened = open_volume(file)
+    expected = expected or (opened if file == image else open_volume(image)).geometry.shape
+    found = opened.geometry.shape
+    if found != expected or opened.channels > 1:
         raise InvalidData(
-            file, f"shape {expected} as {image.name}", f"{found}", "Image and label must match voxel by voxel."
+            file,
+            f"shape {expected} as {image.name}",
+            f"{found if opened.channels == 1 else (opened.channels, *found)}",
+            "Image and label must match voxel by voxel.",
         )
+    return opened
 
 
 def label_values(stored: NDArray[Any], declared: set[int], file: Path) -> NDArray[np.uint8]:
@@ -289,7 +334,7 @@ def label_values(stored: NDArray[Any], declared: set[int], file: Path) -> NDArra
     ------
     InvalidData: values that are not finite, not integral or not declared.
     """
-    check_finite(stored, file)
+    ends = check_finite(stored, file)
     labels = stored
     if not np.issubdtype(labels.dtype, np.integer):
         rounded = np.rint(labels)
@@ -297,9 +342,9 @@ def label_values(stored: NDArray[Any], declared: set[int], file: Path) -> NDArra
         if np.any(off):
             found = f"{labels[off][0]}"
             raise InvalidData(file, "integral label values", found, "Export the label map without interpolation.")
-        labels = rounded
+        labels, ends = rounded, (np.rint(ends[0]), np.rint(ends[1]))
     # Values without gaps are known by their ends; sorting all voxels is left for the refusal.
-    if declared != set(range(len(declared))) or labels.min() < 0 or labels.max() >= len(declared):
+    if declared != set(range(len(declared))) or ends[0] < 0 or ends[1] >= len(declared):
         unknown = sorted({int(value) for value in np.unique(labels)} - declared)
         if unknown:
             raise InvalidData(

@@ -58,8 +58,42 @@ class Volume:
     header: dict[str, Any]
 
 
-def read_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
-    """Grid, number of channels along a fourth axis (1 where there is none) and header facts, without reading voxels.
+@dataclass(frozen=True)
+class OpenVolume:
+    """A volume whose header has been read, and whose voxels have not: each file is opened once for both.
+
+    channels: along a fourth axis, 1 where there is none. source: nibabel's image, a ``MetaImage``, or an ITK reader.
+    """
+
+    path: Path
+    geometry: Geometry
+    channels: int
+    source: Any
+
+    def header(self) -> dict[str, Any]:
+        """``Volume.header``."""
+        if self.path.name.lower().endswith(NIFTI_SUFFIXES):
+            return _nifti_facts(self.source, self.geometry)
+        if self.path.name.lower().endswith(METAIMAGE_SUFFIXES):
+            return {"format": self.path.suffix.lower()[1:], "dtype": self.source.dtype.name}
+        return {"format": "nrrd"}
+
+    def voxels(self) -> NDArray[Any]:
+        """``Volume.array``.
+
+        Raises
+        ------
+        InvalidData: truncated or corrupt.
+        """
+        if self.path.name.lower().endswith(NIFTI_SUFFIXES):
+            return _nifti_array(self.path, self.source, self.channels)
+        meta = self.path.name.lower().endswith(METAIMAGE_SUFFIXES)
+        array = metaimage.read_voxels(self.source) if meta else nrrd.read_voxels(self.path)
+        return array if self.channels > 1 or array.ndim == 3 else array[0]
+
+
+def open_volume(path: Path) -> OpenVolume:
+    """Read a volume's header.
 
     Spacing is NIfTI's ``pixdim``, never the affine's scale: ACDC's sform says 1 mm whatever the image is.
 
@@ -71,10 +105,26 @@ def read_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
     if not path.is_file():
         raise InvalidData(path, "a volume", "no such file", "Restore it from the download.")
     if path.name.lower().endswith(NIFTI_SUFFIXES):
-        return _nifti_header(path, _open_nifti(path))
+        nifti = _open_nifti(path)
+        return OpenVolume(path, *_nifti_grid(path, nifti), nifti)
     if path.name.lower().endswith(METAIMAGE_SUFFIXES):
-        return _metaimage_header(path)
-    return _nrrd_header(path)
+        meta = metaimage.open_metaimage(path)
+        _, channels = _spatial(path, meta.size)
+        return OpenVolume(path, metaimage.geometry_of(meta), channels, meta)
+    reader = nrrd.open_nrrd(path)
+    _, channels = _spatial(path, tuple(reader.GetSize()))
+    return OpenVolume(path, nrrd.geometry_of(reader), channels, reader)
+
+
+def read_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
+    """Grid, number of channels along a fourth axis (1 where there is none) and header facts, without reading voxels.
+
+    Raises
+    ------
+    InvalidData: as ``open_volume``.
+    """
+    opened = open_volume(path)
+    return opened.geometry, opened.channels, opened.header()
 
 
 def read_volume(path: Path) -> Volume:
@@ -84,15 +134,8 @@ def read_volume(path: Path) -> Volume:
     ------
     InvalidData: missing, truncated, corrupt, or not a 3-D or 4-D volume.
     """
-    path = Path(path)
-    geometry, channels, header = read_header(path)
-    if header["format"] == "nifti":
-        array = _nifti_array(path, _open_nifti(path), channels)
-    else:
-        meta = path.name.lower().endswith(METAIMAGE_SUFFIXES)
-        array = metaimage.read_voxels(metaimage.open_metaimage(path)) if meta else nrrd.read_voxels(path)
-        array = array if channels > 1 or array.ndim == 3 else array[0]
-    return Volume(array, geometry, header)
+    opened = open_volume(path)
+    return Volume(opened.voxels(), opened.geometry, opened.header())
 
 
 def _open_nifti(path: Path) -> Any:
@@ -116,15 +159,18 @@ def _spatial(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], 
     return (int(shape[2]), int(shape[1]), int(shape[0])), int(shape[3]) if len(shape) == 4 else 1
 
 
-def _nifti_header(path: Path, image: Any) -> tuple[Geometry, int, dict[str, Any]]:
+def _nifti_grid(path: Path, image: Any) -> tuple[Geometry, int]:
     spatial, channels = _spatial(path, image.shape)
     zooms = _stored_zooms(path, image)
     if not all(np.isfinite(zooms)) or min(zooms) <= 0:
         raise InvalidData(
             path, "positive spacing in pixdim", f"{zooms}", "Set the header's pixdim to the real spacing."
         )
-    geometry = Geometry.from_affine_ras(spatial, image.affine, (zooms[2], zooms[1], zooms[0]))
-    facts = {
+    return Geometry.from_affine_ras(spatial, image.affine, (zooms[2], zooms[1], zooms[0])), channels
+
+
+def _nifti_facts(image: Any, geometry: Geometry) -> dict[str, Any]:
+    return {
         "format": "nifti",
         "dtype": str(image.header.get_data_dtype()),
         "qform_code": int(image.header["qform_code"]),
@@ -137,7 +183,6 @@ def _nifti_header(path: Path, image: Any) -> tuple[Geometry, int, dict[str, Any]
         "xyzt_units": int(image.header["xyzt_units"]),
         "axis_codes": "".join(code or "?" for code in nibabel.aff2axcodes(geometry.affine_ras())),
     }
-    return geometry, channels, facts
 
 
 def _stored_zooms(path: Path, image: Any) -> list[float]:
@@ -186,18 +231,6 @@ def check_gzip(path: Path) -> None:
             "one that goes on",
             "Copy it again from the download.",
         )
-
-
-def _metaimage_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
-    image = metaimage.open_metaimage(path)
-    _, channels = _spatial(path, image.size)
-    return metaimage.geometry_of(image), channels, {"format": path.suffix.lower()[1:], "dtype": image.dtype.name}
-
-
-def _nrrd_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
-    reader = nrrd.open_nrrd(path)
-    _, channels = _spatial(path, tuple(reader.GetSize()))
-    return nrrd.geometry_of(reader), channels, {"format": "nrrd"}
 
 
 def write_nifti(path: Path, array: NDArray[Any], geometry: Geometry) -> None:

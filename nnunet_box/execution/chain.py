@@ -12,7 +12,7 @@ from nnunet_box.evaluation.selection import Selection
 from nnunet_box.execution.choose import bundle_dataset, select_dataset
 from nnunet_box.execution.fold import train_fold
 from nnunet_box.execution.folds import previous_predictions
-from nnunet_box.execution.prepare import check_configurations, plan_dataset, preprocess_dataset
+from nnunet_box.execution.prepare import check_configurations, plan_dataset, preprocess_configurations
 from nnunet_box.execution.stage import STAGE_FILE
 from nnunet_box.planning.plan import Plan, load_plan
 from nnunet_box.planning.variant import model_name
@@ -78,8 +78,7 @@ def train_all(
         if plan.previous_stage_of(name) not in names:
             # Nothing of this run makes it: better said now than after days of training.
             previous_predictions(workspace, dataset, plan, name, settings.variants)
-    for name in names:
-        preprocess_dataset(workspace, dataset, plan, name)
+    preprocess_configurations(workspace, dataset, plan, names)
     models = [model_name(name, settings.variants) for name in names]
     budget = settings.budget_seconds / len(tasks) if settings.budget_seconds is not None else None
     for number, task in enumerate(tasks, start=1):

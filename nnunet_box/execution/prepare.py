@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from nnunet_box.dataset.cases import SourceCase, read_image, read_label
+from nnunet_box.dataset.cases import SourceCase, read_labelled
 from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.execution.folds import content_key
 from nnunet_box.execution.stage import file_facts, is_done, key_of, stage
-from nnunet_box.files import write_json
+from nnunet_box.files import fill_beside, write_json
 from nnunet_box.parallel import map_cases
 from nnunet_box.planning.fingerprint import load_fingerprint
 from nnunet_box.planning.plan import Plan, load_plan
 from nnunet_box.planning.planner import make_plan
 from nnunet_box.planning.variant import split_model_name
 from nnunet_box.preprocessing.fingerprint import extract_fingerprint, write_fingerprint
-from nnunet_box.preprocessing.pipeline import case_placement, prepare_case
+from nnunet_box.preprocessing.pipeline import PreparedCase, case_placement, prepare_case, same_grid
 from nnunet_box.preprocessing.previous_stage import has_previous, labels_on_grid, write_previous
-from nnunet_box.preprocessing.store import has_case, write_case
+from nnunet_box.preprocessing.store import IMAGE, has_case, write_case
 from nnunet_box.workspace import Workspace
 
 MEMORY_GB = 12.0
@@ -52,9 +54,11 @@ def plan_dataset(
     return plan
 
 
-def existing_plan(workspace: Workspace, dataset: Dataset) -> Plan:
+def existing_plan(workspace: Workspace, dataset: Dataset, processes: int | None = None) -> Plan:
     """The plan on disk if there is one (it may have been edited), else a new one."""
-    return load_plan(workspace.plan) if workspace.plan.is_file() else plan_dataset(workspace, dataset)
+    if workspace.plan.is_file():
+        return load_plan(workspace.plan)
+    return plan_dataset(workspace, dataset, processes=processes)
 
 
 def check_configurations(plan: Plan, wanted: Sequence[str] | None) -> list[str]:
@@ -72,20 +76,38 @@ def check_configurations(plan: Plan, wanted: Sequence[str] | None) -> list[str]:
 def preprocess_dataset(
     workspace: Workspace, dataset: Dataset, plan: Plan, configuration: str, processes: int | None = None
 ) -> Path:
-    """Fill the case store of one configuration; cases that are there stay. Returns the store's folder.
+    """As ``preprocess_configurations``, of one; returns the store's folder."""
+    return preprocess_configurations(workspace, dataset, plan, [configuration], processes)[0]
 
-    The cascade reads its images and labels from the store of ``3d_fullres``.
+
+def preprocess_configurations(
+    workspace: Workspace,
+    dataset: Dataset,
+    plan: Plan,
+    configurations: Sequence[str],
+    processes: int | None = None,
+) -> list[Path]:
+    """Fill the case stores of configurations; cases that are there stay. Returns the stores' folders, each once.
+
+    Each case is read once for all of them. The cascade reads its images and labels from the store of ``3d_fullres``.
 
     Raises
     ------
     InvalidData: a case that cannot be read. NnboxError: the disk is full.
     """
-    entry = plan.entry_of(configuration)
-    folder = workspace.case_store(entry)
-    store = partial(_store_case, folder=folder, plan=plan, configuration=entry)
-    key = key_of(_grid_facts(plan, entry, dataset))
-    _fill(folder, key, dataset.cases, has_case, store, f"Preprocess {entry}", {"configuration": entry}, processes)
-    return folder
+    entries = list(dict.fromkeys(plan.entry_of(name) for name in configurations))
+    stores = [
+        _Store(
+            entry,
+            workspace.case_store(entry),
+            key_of(_grid_facts(plan, entry, dataset)),
+            {"configuration": entry, "cases": len(dataset.cases)},
+        )
+        for entry in entries
+    ]
+    labels = [(case, case.label) for case in dataset.cases if case.label is not None]
+    _fill(stores, labels, has_case, partial(_store_case, plan=plan), f"Preprocess {', '.join(entries)}", processes)
+    return [store.folder for store in stores]
 
 
 def prepare_previous_stage(
@@ -106,11 +128,27 @@ def prepare_previous_stage(
     InvalidData: a case or a label map that cannot be read. NnboxError: the disk is full.
     """
     entry = plan.entry_of(split_model_name(model)[0])
-    folder = workspace.case_store(model)
-    store = partial(_store_previous, folder=folder, plan=plan, entry=entry, predictions=predictions)
     key = key_of([*_grid_facts(plan, entry, dataset), content_key(predictions)])
-    _fill(folder, key, dataset.cases, has_previous, store, f"Prepare input of {model}", {"model": model}, processes)
-    return folder
+    store = _Store(entry, workspace.case_store(model), key, {"model": model, "cases": len(dataset.cases)})
+    labels = [(case, predictions[case.id]) for case in dataset.cases]
+    _fill([store], labels, has_previous, partial(_store_previous, plan=plan), f"Prepare input of {model}", processes)
+    return store.folder
+
+
+@dataclass(frozen=True)
+class _Store:
+    """A folder of cases. entry: the plan's configuration they are for. key, parameters: of its ``stage.json``."""
+
+    entry: str
+    folder: Path
+    key: str
+    parameters: dict[str, object]
+
+
+Labelled = tuple[SourceCase, Path]
+"""A case and the label map to store of it."""
+Job = tuple[SourceCase, Path, dict[str, Path]]
+"""Those, and for each configuration that lacks the case the folder to write it in."""
 
 
 def _grid_facts(plan: Plan, entry: str, dataset: Dataset) -> list[object]:
@@ -120,43 +158,76 @@ def _grid_facts(plan: Plan, entry: str, dataset: Dataset) -> list[object]:
 
 
 def _fill(
-    folder: Path,
-    key: str,
-    cases: Sequence[SourceCase],
+    stores: Sequence[_Store],
+    cases: Sequence[Labelled],
     has: Callable[[Path, str], bool],
-    store: Callable[[SourceCase], None],
+    save: Callable[[Job], str],
     what: str,
-    parameters: dict[str, object],
     processes: int | None,
 ) -> None:
-    """Run ``store`` on the cases that a folder of this key lacks; a folder of another key is begun anew."""
-    if is_done(folder, key):
-        return
-    marker = folder / "key"
-    if folder.is_dir() and not (marker.is_file() and marker.read_text() == key):
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    marker.write_text(key)
-    todo = [case for case in cases if not has(folder, case.id)]
-    with stage(folder, key, {**parameters, "cases": len(cases)}):
+    """Run ``save`` on the cases that stores lack; a folder of another key is begun anew.
+
+    save: writes a case into the folders given for it and returns what it is called there.
+    """
+    stores = [store for store in stores if not is_done(store.folder, store.key)]
+    for store in stores:
+        marker = store.folder / "key"
+        if store.folder.is_dir() and not (marker.is_file() and marker.read_text() == store.key):
+            shutil.rmtree(store.folder)
+        store.folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text(store.key)
+    with ExitStack() as stages:
+        for store in stores:
+            stages.enter_context(stage(store.folder, store.key, store.parameters))
         # A case that shares another's image comes after it.
-        for part in ([case for case in todo if not case.image_of], [case for case in todo if case.image_of]):
-            for _ in map_cases(store, part, what, processes):
-                pass
+        for sharing in (False, True):
+            part = [(case, label) for case, label in cases if bool(case.image_of) == sharing]
+            _fill_part(stores, part, has, save, what, processes)
 
 
-def _store_case(case: SourceCase, folder: Path, plan: Plan, configuration: str) -> None:
-    image, geometry = read_image(case)
-    assert case.label is not None
-    labels = read_label(case.label, set(plan.labels), case.reference_file)
-    chosen = plan.configurations[configuration]
-    prepared = prepare_case(image, geometry.spacing, labels, plan, chosen)
-    write_case(folder, case.id, prepared, chosen.patch_size, case.image_of)
+def _fill_part(
+    stores: Sequence[_Store],
+    cases: Sequence[Labelled],
+    has: Callable[[Path, str], bool],
+    save: Callable[[Job], str],
+    what: str,
+    processes: int | None,
+) -> None:
+    lacking = {store.entry: {case.id for case, _ in cases if not has(store.folder, case.id)} for store in stores}
+    with ExitStack() as folders:
+        fills = {s.entry: folders.enter_context(fill_beside(s.folder)) for s in stores if lacking[s.entry]}
+        jobs: list[Job] = []
+        for case, label in cases:
+            targets = {entry: folder for entry, (folder, _) in fills.items() if case.id in lacking[entry]}
+            if targets:
+                jobs.append((case, label, targets))
+        # Workers end before the folders they write in go.
+        done = folders.enter_context(closing(map_cases(save, jobs, what, processes, preload=["blosc2"])))
+        for (_, _, targets), name in done:
+            for entry in targets:
+                fills[entry][1](name)
 
 
-def _store_previous(case: SourceCase, folder: Path, plan: Plan, entry: str, predictions: Mapping[str, Path]) -> None:
-    image, geometry = read_image(case)
-    labels = read_label(predictions[case.id], set(plan.labels), case.reference_file)
+def _store_case(job: Job, plan: Plan) -> str:
+    case, label, targets = job
+    image, labels, geometry = read_labelled(case, label, set(plan.labels))
+    prepared: PreparedCase | None = None
+    before = None
+    for entry, folder in targets.items():
+        chosen = plan.configurations[entry]
+        if prepared is None or before is None or not same_grid(before, chosen, geometry.spacing):
+            prepared = None  # Gone before the next one is made.
+            prepared = prepare_case(image, geometry.spacing, labels, plan, chosen)
+        before = chosen
+        shared = folder.parent / case.image_of / IMAGE if case.image_of else None
+        write_case(folder, case.id, prepared, chosen.patch_size, shared)
+    return case.id
+
+
+def _store_previous(job: Job, plan: Plan) -> str:
+    case, label, targets = job
+    image, labels, geometry = read_labelled(case, label, set(plan.labels))
+    (entry, folder), *_ = targets.items()
     chosen = plan.configurations[entry]
     on_grid = labels_on_grid(labels, case_placement(image, geometry.spacing, chosen))
-    write_previous(folder, case.id, on_grid, chosen.patch_size)
+    return write_previous(folder, case.id, on_grid, chosen.patch_size)

@@ -17,25 +17,26 @@ def nonzero_mask(image: NDArray[np.float32]) -> NDArray[np.bool_]:
         mask |= channel != 0
     if mask.all():
         return mask
-    return fill_holes(mask)
+    fill_holes(mask)
+    return mask
 
 
-def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask (Z, Y, X) and every voxel that no path over faces joins to the volume's border outside of it.
+def fill_holes(mask: NDArray[np.bool_]) -> None:
+    """Add to the mask (Z, Y, X), in place, every voxel that no path over faces joins to the volume's border outside of
+    it.
 
     As ``scipy.ndimage.binary_fill_holes``, which grows the outside voxel by voxel, where components are one pass.
     """
-    filled = mask.copy()
     # Nothing outside the box around the mask is enclosed by it.
-    inside = filled[box_slices(bounding_box(mask))]
+    inside = mask[box_slices(bounding_box(mask))]
     parts, count = cc3d.connected_components(np.ascontiguousarray(~inside), connectivity=6, return_N=True)
     enclosed = np.ones(count + 1, dtype=bool)
     for axis in range(3):
         for face in (0, -1):
             enclosed[np.unique(parts.take(face, axis=axis))] = False
     enclosed[0] = True
-    inside |= enclosed[parts]
-    return filled
+    for plane, labels in zip(inside, parts, strict=True):
+        plane |= enclosed[labels]
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> Box:

@@ -113,13 +113,15 @@ def prepare_case(
     inside, goal_shape, kinds = box_slices(placement.box), placement.target_shape, placement.resampling
     axes = placement.axis_order
     outside_value = len(plan.labels)
-    marked = np.zeros(placement.cropped_shape, dtype=np.uint8) if labels is None else labels[inside].copy()
     keep_mask = plan.use_nonzero_mask
+    marked = None if labels is None else labels[inside]
     if keep_mask:
+        marked = np.zeros(placement.cropped_shape, dtype=np.uint8) if marked is None else marked.copy()
         marked[~mask[inside] & (marked == 0)] = outside_value
-    # A copy, as normalisation works in place and the caller keeps the image.
-    cropped = image[(slice(None), *inside)].copy()
+    # Normalisation works in place and the caller keeps the image.
+    cropped = np.ascontiguousarray(image[(slice(None), *inside)])
     if plan.steps.normalise_first:
+        cropped = _apart_from(cropped, image)
         normalise(cropped, plan.normalisation, plan.intensities, mask[inside] if keep_mask else None)
     if plan.steps.within_range:
         resampled = resample_within_range(cropped, goal_shape, placement.orders(kinds.image), placement.apart)
@@ -127,10 +129,12 @@ def prepare_case(
         resampled = resample_image(cropped, goal_shape, placement.orders(kinds.image))
     on_grid = (
         resample_labels(marked, goal_shape, placement.orders(kinds.labels))
-        if labels is not None or (keep_mask and not plan.steps.normalise_first)
+        if marked is not None and (labels is not None or not plan.steps.normalise_first)
         else np.zeros(0, dtype=np.uint8)
     )
+    del cropped
     if not plan.steps.normalise_first:
+        resampled = _apart_from(resampled, image)
         grid_mask = on_grid != outside_value if keep_mask else None
         normalise(resampled, plan.normalisation, plan.intensities, grid_mask)
     prepared_labels = None
@@ -140,6 +144,20 @@ def prepare_case(
         prepared_labels = np.ascontiguousarray(prepared_labels.transpose(axes))
     turned = np.ascontiguousarray(resampled.transpose(0, *(axis + 1 for axis in axes)))
     return PreparedCase(turned, prepared_labels, placement, mask[inside])
+
+
+def _apart_from(array: NDArray[np.float32], image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A copy where the array is a view of the image."""
+    return array.copy() if np.may_share_memory(array, image) else array
+
+
+def same_grid(one: Configuration, other: Configuration, spacing: tuple[float, float, float]) -> bool:
+    """Whether two configurations of a plan prepare a case of that spacing (mm, Z, Y, X) to the same voxels."""
+    return (
+        target_spacing(one, spacing) == target_spacing(other, spacing)
+        and (one.axis_order or (0, 1, 2)) == (other.axis_order or (0, 1, 2))
+        and one.interpolation == other.interpolation
+    )
 
 
 def case_placement(

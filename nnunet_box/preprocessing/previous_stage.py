@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_box.errors import InvalidData
-from nnunet_box.files import write_beside
+from nnunet_box.files import disk_errors
 from nnunet_box.preprocessing.crop import box_slices
 from nnunet_box.preprocessing.pipeline import Placement
 from nnunet_box.preprocessing.resample import resample_labels
@@ -50,8 +50,9 @@ def foreground_channels(labels: NDArray[Any], classes: int) -> NDArray[np.float3
     return np.asarray(labels[None] == values, dtype=np.float32)
 
 
-def write_previous(folder: Path, case_id: str, labels: NDArray[np.int8], patch: tuple[int, ...]) -> None:
-    """Write a case's label map (Z, Y, X) as ``<case>.b2nd``, chunked near the patch, whole or not at all.
+def write_previous(folder: Path, case_id: str, labels: NDArray[np.int8], patch: tuple[int, ...]) -> str:
+    """Write a case's label map (Z, Y, X) as ``<case>.b2nd``, chunked near the patch, into ``folder``: one of
+    ``fill_beside``, which puts it into the store as a whole. Returns the file's name.
 
     Raises
     ------
@@ -59,10 +60,13 @@ def write_previous(folder: Path, case_id: str, labels: NDArray[np.int8], patch: 
     """
     import blosc2
 
-    from nnunet_box.preprocessing.store import CPARAMS, chunk_shape
+    from nnunet_box.preprocessing.store import chunk_shape, compression
 
-    with write_beside(_file(folder, case_id)) as temporary:
-        blosc2.asarray(labels, urlpath=str(temporary), chunks=chunk_shape(patch, labels.shape), cparams=CPARAMS)
+    file = _file(folder, case_id)
+    with disk_errors(file):
+        chunks = chunk_shape(patch, labels.shape)
+        blosc2.asarray(labels, urlpath=str(file), chunks=chunks, **compression(chunks))
+    return file.name
 
 
 def has_previous(folder: Path, case_id: str) -> bool:

@@ -9,24 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from nnunet_box.errors import InvalidData
-from nnunet_box.files import link_or_copy, write_beside
+from nnunet_box.files import disk_errors, link_or_copy
 from nnunet_box.preprocessing.pipeline import PreparedCase
 
+IMAGE = "image.b2nd"
 MOST_LOCATIONS = 10_000
 LEAST_SHARE = 0.01
 SEED = 1234
 """Per class at most 10,000 foreground locations, but at least 1 % of its voxels (nnU-Net's later code; the paper is
 silent)."""
-CPARAMS = {"codec": blosc2.Codec.LZ4, "clevel": 5, "nthreads": 1}
-BLOCK_EDGE = 32
-"""A chunk is compressed in blocks, and those that a patch touches are read: cubes, where blosc2 would choose planes.
-With LZ4 a patch is read in a quarter of the time of Zstandard in planes, for a quarter more of disk."""
+COMPRESSION_LEVEL = 5
+BLOCK_EDGES = {2: 128, 3: 32}
+"""A chunk is compressed block by block, and the blocks that a patch touches are read: cubes, or squares of a slice,
+where blosc2 would choose planes. So, and with LZ4, a patch is read in a quarter of the time that Zstandard in planes
+takes, and written in a fifth, for a quarter more of disk."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,17 @@ class StoredCase:
         return (int(z), int(y), int(x))
 
 
+def compression(chunk: tuple[int, ...]) -> dict[str, Any]:
+    """How an array of the store with chunks of that shape ([C,] Z, Y, X) is compressed, for ``blosc2.asarray``."""
+    import blosc2
+
+    edge = BLOCK_EDGES[2 if chunk[-3] == 1 else 3]
+    return {
+        "blocks": tuple(min(length, edge) for length in chunk),
+        "cparams": {"codec": blosc2.Codec.LZ4, "clevel": COMPRESSION_LEVEL, "nthreads": 1},
+    }
+
+
 def class_locations(labels: NDArray[np.int8]) -> dict[int, NDArray[np.int32]]:
     """Voxels (z, y, x) of each foreground label, drawn without replacement where there are many."""
     random = np.random.default_rng(SEED)
@@ -54,11 +66,11 @@ def class_locations(labels: NDArray[np.int8]) -> dict[int, NDArray[np.int32]]:
     for value in np.unique(labels):
         if value <= 0:
             continue
-        voxels = np.argwhere(labels == value).astype(np.int32)
+        voxels = np.flatnonzero(labels == value)
         keep = max(MOST_LOCATIONS, int(np.ceil(LEAST_SHARE * len(voxels))))
         if len(voxels) > keep:
             voxels = voxels[np.sort(random.choice(len(voxels), keep, replace=False))]
-        found[int(value)] = np.ascontiguousarray(voxels)
+        found[int(value)] = np.stack(np.unravel_index(voxels, labels.shape), axis=1).astype(np.int32)
     return found
 
 
@@ -69,36 +81,39 @@ def chunk_shape(patch: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ..
 
 
 def write_case(
-    folder: Path, case_id: str, prepared: PreparedCase, patch: tuple[int, ...], image_of: str | None = None
+    folder: Path, case_id: str, prepared: PreparedCase, patch: tuple[int, ...], shared_image: Path | None = None
 ) -> None:
-    """Write one case as a folder ``<case>/`` of ``image.b2nd``, ``labels.b2nd`` and ``locations.safetensors``, whole
-    or not at all.
+    """Write one case as a folder ``<case>/`` of ``image.b2nd``, ``labels.b2nd`` and ``locations.safetensors`` into
+    ``folder``: one of ``fill_beside``, which puts it into the store as a whole.
 
-    image_of: a case of the store whose image this one shares; it is linked, not written again.
+    shared_image: the stored image of a case whose image this one shares; it is linked, not written again.
 
     Raises
     ------
     NnboxError: the disk is full or the folder cannot be written.
     """
+    # Here, as it takes longer to load than all else together, and only workers write and read cases.
+    import blosc2
+
     assert prepared.labels is not None
     chunk = chunk_shape(patch, prepared.labels.shape)
-    with write_beside(folder / case_id) as temporary:
-        temporary.mkdir()
+    place = folder / case_id
+    with disk_errors(place):
+        place.mkdir(parents=True)
         arrays: list[tuple[str, NDArray[Any], tuple[int, ...]]] = [("labels", prepared.labels, chunk)]
-        if image_of is None:
+        if shared_image is None:
             arrays.append(("image", prepared.image, (1, *chunk)))
         else:
-            link_or_copy(folder / image_of / "image.b2nd", temporary / "image.b2nd")
+            link_or_copy(shared_image, place / IMAGE)
         for name, array, chunks in arrays:
             blosc2.asarray(
                 np.ascontiguousarray(array),
-                urlpath=str(temporary / f"{name}.b2nd"),
+                urlpath=str(place / f"{name}.b2nd"),
                 chunks=chunks,
-                blocks=tuple(min(edge, BLOCK_EDGE) for edge in chunks),
-                cparams=CPARAMS,
+                **compression(chunks),
             )
         locations = {str(value): voxels for value, voxels in class_locations(prepared.labels).items()}
-        save_file(locations, temporary / "locations.safetensors", metadata={"case": json.dumps(case_id)})
+        save_file(locations, place / "locations.safetensors", metadata={"case": json.dumps(case_id)})
 
 
 def has_case(folder: Path, case_id: str) -> bool:
@@ -113,9 +128,11 @@ def open_case(folder: Path, case_id: str) -> StoredCase:
     ------
     InvalidData: it is not there or cannot be opened.
     """
+    import blosc2
+
     place = folder / case_id
     try:
-        image = blosc2.open(str(place / "image.b2nd"), mode="r", dparams={"nthreads": 1})
+        image = blosc2.open(str(place / IMAGE), mode="r", dparams={"nthreads": 1})
         labels = blosc2.open(str(place / "labels.b2nd"), mode="r", dparams={"nthreads": 1})
         locations = {int(value): voxels for value, voxels in load_file(place / "locations.safetensors").items()}
     except (OSError, RuntimeError, ValueError) as error:

@@ -10,7 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-HEAVY = {"torch", "numpy", "scipy", "nibabel", "SimpleITK", "pydantic", "docker", "blosc2", "batchgenerators", "PIL"}
+HEAVY = {"rich", "torch", "numpy", "scipy", "nibabel", "SimpleITK", "pydantic", "docker", "blosc2", "batchgenerators"}
+HEAVY |= {"PIL"}
 CONTRACT = {
     "challenges",
     "convert",
@@ -60,6 +61,35 @@ def test_no_heavy_import_before_a_command_runs(arguments):
     assert "nnunet_box" in loaded
     # typer itself takes pydantic, where it is installed, to convert a command's parameters.
     assert not (loaded & HEAVY) - ({"pydantic"} if len(arguments) > 1 else set())
+
+
+NOT_FOR_PLANNING = HEAVY - {"numpy", "pydantic", "rich"} | {"cc3d", "nnunet_box.preprocessing", "nnunet_box.dataset"}
+
+
+def test_planning_from_a_fingerprint_loads_no_images(tmp_path):
+    file = tmp_path / "fingerprint.json"
+    case = {"spacings": [[3.0, 0.8, 0.8]], "sizes": [[100, 512, 512]], "cases": 30, "modalities": ["CT"]}
+    file.write_text(json.dumps(case | {"foreground_classes": 13, "size_after_crop_ratio": 1.0}))
+    program = (
+        "import sys, nnunet_box.cli.app as app\n"
+        f"sys.argv = ['nnbox', 'plan', '--fingerprint', {str(file)!r}]\n"
+        "try:\n"
+        "    app.main()\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print(*sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "3d_lowres" in done.stdout
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert "nnunet_box.planning.planner" in loaded
+    assert not NOT_FOR_PLANNING & loaded
+
+
+def test_help_has_each_commands_first_sentence_as_a_whole():
+    lines = CliRunner().invoke(app(), ["--help"]).output
+    assert "Turn a challenge's download into an nnU-Net v2 raw data set" in " ".join(lines.split())
+    assert "..." not in lines.partition("Commands:")[2]
 
 
 def test_commands_of_the_contract_exist():

@@ -78,11 +78,11 @@ def test_preprocessing_continues_and_notices_another_plan(
     stored: list[str] = []
     store = prepare._store_case
 
-    def count(case: object, **keywords: object) -> None:
+    def count(job: object, **keywords: object) -> str:
         if len(stored) == 5:
             raise KeyboardInterrupt
-        stored.append(case.id)  # type: ignore[attr-defined]
-        store(case, **keywords)  # type: ignore[arg-type]
+        stored.append(job[0].id)  # type: ignore[index]
+        return store(job, **keywords)  # type: ignore[arg-type]
 
     monkeypatch.setattr(prepare, "_store_case", count)
     with pytest.raises(KeyboardInterrupt):

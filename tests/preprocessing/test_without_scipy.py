@@ -25,25 +25,29 @@ def test_spline_coefficients_are_scipys(length):
     assert (found.astype(np.float32) == expected.astype(np.float32)).all()
 
 
+def filled(mask):
+    result = mask.copy()
+    fill_holes(result)
+    return result
+
+
 @pytest.mark.parametrize("shape", [(5, 6, 7), (1, 9, 9), (9, 1, 9), (24, 30, 31)])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.8, 0.95])
 def test_holes_are_filled_as_scipy_fills_them(shape, share):
     mask = np.random.default_rng(int(100 * share)).random(shape) < share
-    before = mask.copy()
-    assert (fill_holes(mask) == ndimage.binary_fill_holes(mask)).all()
-    assert (mask == before).all()
+    assert (filled(mask) == ndimage.binary_fill_holes(mask)).all()
 
 
 def test_a_hole_that_leaks_through_an_edge_only_is_a_hole():
     mask = np.zeros((5, 5, 5), dtype=bool)
     mask[1:4, 1:4, 1:4] = True
     mask[2, 2, 2] = False
-    assert fill_holes(mask)[2, 2, 2]
+    assert filled(mask)[2, 2, 2]
     mask[1, 1, 2] = False  # an edge of the cube: it touches the hole by an edge, not by a face
-    assert fill_holes(mask)[2, 2, 2]
+    assert filled(mask)[2, 2, 2]
     mask[1, 2, 2] = False
-    assert not fill_holes(mask)[2, 2, 2]
-    assert (fill_holes(mask) == ndimage.binary_fill_holes(mask)).all()
+    assert not filled(mask)[2, 2, 2]
+    assert (filled(mask) == ndimage.binary_fill_holes(mask)).all()
 
 
 def test_filling_is_not_slower():
@@ -54,7 +58,7 @@ def test_filling_is_not_slower():
     expected = ndimage.binary_fill_holes(mask)
     theirs = time.process_time() - started
     started = time.process_time()
-    found = fill_holes(mask)
+    found = filled(mask)
     assert time.process_time() - started < theirs
     assert (found == expected).all()
 

@@ -40,6 +40,7 @@ CLASSES = 3
 def stores(tmp_path: Path) -> tuple[Path, Path, list[str]]:
     """Three cases, and label maps of a previous stage that is always right."""
     names = toy_store(tmp_path / "cases", 3)
+    (tmp_path / "previous").mkdir()
     for name in names:
         write_previous(tmp_path / "previous", name, open_case(tmp_path / "cases", name).labels[:], (8, 16, 16))
     return tmp_path / "cases", tmp_path / "previous", names
