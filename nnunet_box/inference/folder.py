@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import resource
 import sys
 import time
@@ -28,6 +27,7 @@ from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.evaluation.postprocessing import apply_postprocessing
 from nnunet_box.files import sweep_temporaries, write_json
 from nnunet_box.inference.ensemble import InferenceOptions, LoadNetwork, Member, predict_prepared, prepare_members
+from nnunet_box.inference.kept import KEPT_BYTES, KeptNetworks
 from nnunet_box.inference.mounts import check_image_file, check_readable, check_writable, unreadable
 from nnunet_box.inference.stopping import Stopped
 from nnunet_box.inference.timing import FirstWindow
@@ -183,10 +183,10 @@ def predict_folder(
     """
     check_writable(output)
     sweep_temporaries(output)
-    first = FirstWindow(predictor.load_network)
-    # Several networks are loaded one at a time, so that memory does not grow with their number; one may stay.
     alone = sum(member.networks for member in predictor.members) == 1
-    predictor = replace(predictor, load_network=functools.cache(first.load) if alone else first.load)
+    kept = KeptNetworks(predictor.load_network, None if alone else KEPT_BYTES)
+    first = FirstWindow(kept.load)
+    predictor = replace(predictor, load_network=first.load)
     records: list[dict[str, Any]] = []
     run: dict[str, Any] = {
         "schema_version": 1,
