@@ -8,13 +8,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test test-peer break-rules lint format wheel clean help
+.PHONY: demo test test-peer benchmark benchmark-long break-rules lint format wheel clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   the whole chain on a small synthetic ACDC-like cohort, in minutes"
 	@echo "make test   the test suite; make test ARGS='-k plan' passes arguments to pytest"
 	@echo "make test-peer  imported nnU-Net models beside nnunetv2 itself, which gets an environment of its own"
+	@echo "make benchmark DATA=DIR  beside nnunetv2: docs/performance.md; half an hour. ROWS='warp export' for some rows"
+	@echo "make benchmark-long DATA=DIR  the rows that take longer"
 	@echo "make break-rules   break each rule of docs/fidelity.md and see its test fail; half an hour"
 	@echo "make lint   ruff, mypy and import-linter"
 	@echo "make wheel  dist/*.whl"
@@ -50,6 +52,16 @@ $(PEER)/.ready: constraints.txt
 
 test-peer: $(READY) $(PEER)/.ready
 	NNBOX_PEER_PYTHON=$(PEER)/bin/python $(BIN)/python -m pytest -m peer tests/importing $(ARGS)
+
+# DATA holds the Decathlon's Task04_Hippocampus; without it the rows that need it are left out.
+BENCHMARK = $(BIN)/python benchmarks/compare.py --peer-python $(PEER)/bin/python --write \
+  $(if $(DATA),--data $(DATA)) $(if $(ROWS),--rows $(ROWS)) $(ARGS)
+
+benchmark: $(READY) $(PEER)/.ready
+	$(BENCHMARK)
+
+benchmark-long: $(READY) $(PEER)/.ready
+	$(BENCHMARK) --long
 
 break-rules: $(READY)
 	$(BIN)/python tests/fidelity/break_rules.py $(ARGS)

@@ -6,9 +6,11 @@ Imports numpy only, since the peer runs it in an environment of its own.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,13 @@ PATCH = (128, 128, 128)
 READ = (190, 190, 190)
 SAMPLES = 20
 ANGLES, SCALE, ALPHA, SIGMA = (0.2, -0.15, 0.1), 1.2, 600.0, 11.0
+DATA_VARIABLE = "NNBOX_BENCHMARK_DATA"
+WORK_VARIABLE = "NNBOX_BENCHMARK_WORK"
+AGAIN_VARIABLE = "NNBOX_BENCHMARK_AGAIN"
+PYTHON_VARIABLE = "NNBOX_BENCHMARK_PYTHON"
+"""What ``compare.py`` tells both sides: its ``--data``, ``--work``, ``--again``, and the Python of our environment."""
+READY = "ready"
+"""What a side says when it waits for its turn."""
 
 
 def smooth(shape: tuple[int, ...], coarse: int, seed: int) -> np.ndarray:
@@ -73,31 +82,71 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def measured(work: Callable[[], Any], turns: int) -> tuple[dict[str, Any], Any]:
+@dataclass(frozen=True)
+class Taken:
+    """What a piece of work returns that measures itself: a process's children, a steady state after a start.
+
+    seconds, additional_bytes (above the inputs) and peak_bytes replace what ``measured`` would take where they are not
+    None. facts: figures for the table, name to text.
+    """
+
+    result: Any = None
+    seconds: float | None = None
+    additional_bytes: int | None = None
+    peak_bytes: int | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def measured(
+    work: Callable[[], Any], turns: int, before_turn: Callable[[], object] = lambda: None, warm_up: bool = True
+) -> tuple[dict[str, Any], Any]:
     """Seconds of each turn, the highest memory above what was used before, in bytes, and the last result.
 
-    One turn that is not counted comes first: libraries load, kernels are compiled.
+    One turn that is not counted comes first: libraries load, kernels are compiled. ``before_turn`` is called before
+    each of the others.
     """
-    work()
-    seconds, additional, result = [], 0, None
+    if warm_up:
+        work()
+    seconds: list[float] = []
+    additional, peak, taken = 0, 0, Taken()
     for _ in range(turns):
-        del result
+        taken = Taken()
+        before_turn()
         forget_peak()
         before = memory_bytes("VmRSS")
         started = time.perf_counter()
         result = work()
-        seconds.append(time.perf_counter() - started)
-        additional = max(additional, memory_bytes("VmHWM") - before)
-    return {"seconds": seconds, "additional_bytes": additional, "peak_bytes": memory_bytes("VmHWM")}, result
+        elapsed = time.perf_counter() - started
+        highest = memory_bytes("VmHWM")
+        taken = result if isinstance(result, Taken) else Taken(result)
+        del result
+        seconds.append(elapsed if taken.seconds is None else taken.seconds)
+        own = highest - before if taken.additional_bytes is None else taken.additional_bytes
+        additional, peak = max(additional, own), max(peak, highest if taken.peak_bytes is None else taken.peak_bytes)
+    figures = {"seconds": seconds, "additional_bytes": additional, "peak_bytes": peak, "facts": dict(taken.facts)}
+    return figures, taken.result
 
 
 def run_row(rows: dict[str, Callable[[], Callable[[], Any]]]) -> None:
-    """What ``compare.py`` starts: ``SCRIPT ROW RESULT.npy TURNS``. The result goes to the file, the figures to the last
-    line on stdout.
+    """What ``compare.py`` starts: ``SCRIPT ROW RESULT.npy TURNS [cold]``; ``cold`` leaves out the warm-up.
+
+    Says ``ready`` on stdout before each turn and begins it when a line comes in, so that two sides take turns; without
+    a stdin it begins at once. The result goes to the file, the figures to the last line on stdout. What libraries
+    print goes to stderr.
     """
-    row, result_file, turns = sys.argv[1:4]
-    figures, result = measured(rows[row](), int(turns))
+    row, result_file, turns = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(line: str) -> None:
+        channel.write(line + "\n")
+        channel.flush()
+
+    def my_turn() -> None:
+        say(READY)
+        sys.stdin.readline()
+
+    figures, result = measured(rows[row](), turns, my_turn, warm_up="cold" not in sys.argv[4:])
     if result is not None:
         np.save(result_file, result)
-    sys.stdout.flush()
-    print(json.dumps(figures), flush=True)
+    say(json.dumps(figures))

@@ -1,0 +1,69 @@
+"""Our side of training; see ``compare.py``."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import measuring
+from measuring import Taken
+
+Work = Callable[[], Taken]
+SAMPLES_A_TURN = 28
+
+
+def batches_a_turn(batch_size: int) -> int:
+    """So many batches, at least 4, that a turn has about ``SAMPLES_A_TURN`` samples."""
+    return max(4, SAMPLES_A_TURN // batch_size)
+
+
+def epoch(batch_size: int | None, budget_seconds: float | None) -> Work:
+    """Seconds of one batch of the trainer's own epoch: loader and its processes, augmentation, loss, update.
+
+    The loader's processes have batches ready at the start of a turn, as in the middle of an epoch, and make as many as
+    the turn takes.
+    """
+    from nnunet_box.dataset.splits import Fold
+    from nnunet_box.training.batches import batch_loader
+    from nnunet_box.training.settings import TrainingSettings
+    from nnunet_box.training.trainer import Trainer
+    from training.hippocampus import plan, write_store
+
+    kept = tempfile.TemporaryDirectory()
+    folder = Path(kept.name)
+    names = write_store(folder / "store")
+    settings = TrainingSettings("3d_fullres", 0, budget_seconds=budget_seconds, device="cpu")
+    trainer = Trainer(plan(), folder / "store", Fold(names, names), folder / "fold", settings)
+    trainer.progress.batch_size = batch_size or trainer.progress.batch_size
+    count = batches_a_turn(trainer.progress.batch_size)
+    batches = batch_loader(trainer._source(0), itertools.count(), trainer._workers())
+
+    def work() -> Taken:
+        assert kept  # the folder is removed with it
+        started = time.perf_counter()
+        trainer._train_epoch(batches, count)
+        seconds = (time.perf_counter() - started) / count
+        return Taken(seconds=seconds, facts={"optimiser's step": f"{100 * _step_seconds(trainer) / seconds:.1f} %"})
+
+    return work
+
+
+def _step_seconds(trainer: Any) -> float:
+    """One update with the last gradients, after a turn's clock has stopped."""
+    started = time.perf_counter()
+    trainer.optimizer.step()
+    return time.perf_counter() - started
+
+
+ROWS: dict[str, Callable[[], Work]] = {
+    "training-batches": lambda: epoch(None, None),
+    "budget-batches": lambda: epoch(2, 1e9),
+}
+
+
+if __name__ == "__main__":
+    measuring.run_row(ROWS)
