@@ -8,8 +8,8 @@ from batchgenerators.augmentations.utils import resize_segmentation
 from scipy import ndimage
 
 from nnunet_box.preprocessing import resample
+from nnunet_box.preprocessing.axis_weights import axis_matrix
 from nnunet_box.preprocessing.resample import (
-    axis_matrix,
     axis_orders,
     low_resolution_axis,
     resample_image,

@@ -9,8 +9,8 @@ import pytest
 from scipy import ndimage
 
 from nnunet_box.boxes import label_boxes
+from nnunet_box.preprocessing.axis_weights import SPLINE_MARGIN, _spline_coefficients
 from nnunet_box.preprocessing.crop import fill_holes
-from nnunet_box.preprocessing.resample import SPLINE_MARGIN, _spline_coefficients
 
 
 @pytest.mark.parametrize("length", [1, 2, 17, 300])
