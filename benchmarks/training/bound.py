@@ -17,10 +17,10 @@ Work = Callable[[], Taken]
 def bare(batch_size: int | None) -> Work:
     """Seconds of one batch; batch_size: the plan's where it is None."""
     import torch
-
-    from nnunet_box.network.unet import UNet, for_device
     from training.hippocampus import LABELS, plan
     from training.ours import batches_a_turn
+
+    from nnunet_box.network.unet import UNet, for_device
 
     torch.manual_seed(0)
     configuration = plan().configuration_of("3d_fullres")

@@ -15,7 +15,7 @@ CASES = 12
 LABELS = {0: "background", 1: "Anterior", 2: "Posterior"}
 
 
-def plan():  # noqa: ANN201  # nnunet_box is imported by our side only
+def plan():  # nnunet_box is imported by our side only
     """The hippocampus' plan, of which only ``3d_fullres`` is given."""
     from nnunet_box.planning.plan import Configuration, Plan
 

@@ -27,11 +27,12 @@ def epoch(batch_size: int | None, budget_seconds: float | None) -> Work:
     The loader's processes have batches ready at the start of a turn, as in the middle of an epoch, and make as many as
     the turn takes.
     """
+    from training.hippocampus import plan, write_store
+
     from nnunet_box.dataset.splits import Fold
     from nnunet_box.training.batches import batch_loader
     from nnunet_box.training.settings import TrainingSettings
     from nnunet_box.training.trainer import Trainer
-    from training.hippocampus import plan, write_store
 
     kept = tempfile.TemporaryDirectory()
     folder = Path(kept.name)

@@ -2,82 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_box.inference.predictor import Outputs
+from nnunet_box.preprocessing.axis_weights import bands
 from nnunet_box.preprocessing.crop import box_slices
 from nnunet_box.preprocessing.pipeline import Placement
-from nnunet_box.preprocessing.resample import Shape, axis_matrix, resample_image
-
-SLAB_VOXELS = 8_000_000
-"""Voxels of the file's grid that a class is worked on at once."""
+from nnunet_box.preprocessing.resample import resample_image
 
 
 def labels_of_planes(blocks: Iterable[Outputs], placement: Placement) -> NDArray[np.uint8]:
     """Labels (Z, Y, X) as ``labels_on_source`` makes of one configuration's probabilities or logits, which come as
     ``blocks`` (K, planes, Y, X) in the network's axes, in order along the first of them.
 
-    Equal to rounding: where the network's axes are not the file's they are interpolated in another order. A block is
-    not looked at once the next is asked for; the few planes that voxels between two blocks need are copied.
+    Equal to rounding: the axes may be interpolated in another order. A block is not looked at once the next is asked
+    for; the few planes that voxels between two blocks need are copied.
     """
     axes = placement.axis_order
-    sizes, orders = placement.cropped_shape, placement.orders_back
-    target: Shape = (sizes[axes[0]], sizes[axes[1]], sizes[axes[2]])
-    along = axis_matrix(placement.target_shape[axes[0]], target[0], orders[axes[0]])
-    used = along != 0
-    firsts = np.minimum.accumulate(used.argmax(axis=1)[::-1])[::-1]
-    ends = np.maximum.accumulate(along.shape[1] - used[:, ::-1].argmax(axis=1))
-    in_plane = (orders[axes[0]], orders[axes[1]], orders[axes[2]])
+    through, rows, columns = (placement.cropped_shape[axis] for axis in axes)
+    orders = (placement.orders_back[axes[0]], placement.orders_back[axes[1]], placement.orders_back[axes[2]])
+    waiting = list(bands(placement.target_shape[axes[0]], through, orders[0]))
     labels = np.zeros(placement.shape, dtype=np.uint8)
     inside = labels[box_slices(placement.box)].transpose(axes)
-    rows_at_once = max(1, SLAB_VOXELS // (target[1] * target[2]))
-    began, known, row = 0, 0, 0
-    kept: Outputs | None = None
+    began, parts = 0, list[Outputs]()
     for block in blocks:
-        parts = [block] if kept is None else [kept, block]
-        known += block.shape[1]
-        ready = int(np.searchsorted(ends, known, side="right"))
-        while row < ready:
-            rows = slice(row, min(row + rows_at_once, ready))
-            needed = slice(int(firsts[rows.start]), int(ends[rows.stop - 1]))
-            best = np.empty((rows.stop - rows.start, *target[1:]), dtype=np.float32)
-            for value in range(block.shape[0]):
-                planes = _planes([part[value] for part in parts], needed, began)
-                resampled = resample_image(planes[None], (len(planes), *target[1:]), in_plane)[0]
-                share = _combined(along[rows, needed], resampled)
+        parts.append(block)
+        known = began + sum(part.shape[1] for part in parts)
+        while waiting and waiting[0].source.stop <= known:
+            band = waiting.pop(0)
+            needed = slice(band.source.start - began, band.source.stop - began)
+            out = inside[band.target]
+            best = np.empty((len(band.weights), rows, columns), dtype=np.float32)
+            share = np.empty_like(best)
+            for value in range(len(block)):
+                planes = _planes([part[value] for part in parts], needed).astype(np.float32, copy=False)
+                planes = resample_image(planes[None], (len(planes), rows, columns), orders)[0]
+                np.matmul(band.weights, planes.reshape(len(planes), -1), out=share.reshape(len(share), -1))
                 if block.dtype != np.float32:
-                    share = share.astype(block.dtype).astype(np.float32)
-                if value == 0:
-                    best[:] = share
-                else:
-                    np.copyto(inside[rows], np.uint8(value), where=share > best)
+                    share[...] = share.astype(block.dtype)
+                if value:
+                    np.copyto(out, np.uint8(value), where=share > best)
                     np.maximum(best, share, out=best)
-            row = rows.stop
-        # What the next rows need of the planes known by now.
-        first = int(firsts[row]) if row < len(firsts) else known
-        starts = [known - sum(part.shape[1] for part in parts), known - block.shape[1]]
-        kept = np.concatenate(
-            [part[:, max(0, first - start) :] for start, part in zip(starts[-len(parts) :], parts, strict=True)], axis=1
-        )
-        began = known - kept.shape[1]
+                else:
+                    best, share = share, best
+        first = min([known, *(band.source.start for band in waiting)])
+        parts = [_planes(parts, slice(first - began, known - began))]
+        began = first
     return labels
 
 
-def _planes(parts: list[Outputs], needed: slice, began: int) -> NDArray[np.float32]:
-    """Planes ``needed`` (numbers as of ``began``) of one class, whose parts (planes, Y, X) follow on each other."""
-    found, at = [], began
+def _planes(parts: Sequence[Outputs], needed: slice) -> Outputs:
+    """A copy of planes ``needed`` of parts (..., planes, Y, X) that follow on each other."""
+    found, at = [], 0
     for part in parts:
-        found.append(part[max(0, needed.start - at) : max(0, needed.stop - at)])
-        at += len(part)
-    return np.concatenate(found, dtype=np.float32)
-
-
-def _combined(weights: NDArray[np.float32], planes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Planes (Z, Y, X) from others, by the matrix ``weights`` (Z, planes)."""
-    if weights.shape[0] == weights.shape[1] and (np.diagonal(weights) == 1).all():
-        return planes
-    result: NDArray[np.float32] = weights @ planes.reshape(len(planes), -1)
-    return result.reshape(len(weights), *planes.shape[1:])
+        found.append(part[..., max(0, needed.start - at) : max(0, needed.stop - at), :, :])
+        at += part.shape[-3]
+    return np.concatenate(found, axis=-3)

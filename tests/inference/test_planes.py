@@ -54,7 +54,9 @@ def pieces(outputs: NDArray[np.floating], seed: int) -> Iterator[NDArray[np.floa
 def test_planes_become_the_labels_that_the_whole_becomes(
     kind: type, axes: tuple[int, int, int], grid: tuple[int, int, int], order: int, spacing: tuple[float, float, float]
 ) -> None:
-    """Of float16 outputs a voxel is now and then halfway between two classes; in other axes its rounding differs."""
+    """Of float16 outputs a voxel is now and then halfway between two classes; where axes are interpolated in another
+    order its rounding differs.
+    """
     shape, box = (26, 30, 24), ((2, 23), (0, 30), (1, 18))
     outputs_back = Resampling(outputs=Interpolation(order=order, order_apart=0))
     placement = Placement(shape, box, spacing, (1.0, 1.0, 1.0), grid, axes, outputs_back)
@@ -64,8 +66,6 @@ def test_planes_become_the_labels_that_the_whole_becomes(
     expected = labels_on_source([(outputs, placement)])
     assert found.dtype == np.uint8 and found.shape == shape
     assert (found != expected).mean() < (1e-3 if kind == np.float16 else 1e-4)
-    if kind == np.float32 and axes == (0, 1, 2):
-        assert np.array_equal(found, expected)
     assert len(np.unique(expected)) == CLASSES
 
 
