@@ -117,6 +117,7 @@ def _mean_of_halves(
         for planes in predict_planes(network, image, windows, previous):
             total[:, first : first + planes.shape[1]] += planes
             first += planes.shape[1]
+            del planes  # or the next network's lie beside this one's
     total /= count
     return total
 

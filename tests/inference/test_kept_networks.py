@@ -101,7 +101,7 @@ def test_openvino_gives_its_working_memory_back_and_answers_as_before(tmp_path: 
     weights = tmp_path / "w.safetensors"
     save_weights(weights, UNet(VOLUME, 1, 3))
     network = OpenVinoRuntime.load(weights, VOLUME, 1, 3)
-    batch = np.random.default_rng(0).normal(size=(400, 1, *VOLUME.patch_size)).astype(np.float32)
+    batch = np.random.default_rng(0).normal(size=(200, 1, *VOLUME.patch_size)).astype(np.float32)
     before = network(batch)
     full = resident_bytes()
     network.release()

@@ -114,21 +114,22 @@ def test_a_single_network_keeps_no_outputs_of_a_whole_image(monkeypatch: pytest.
     plan = toy_plan().model_copy(update={"conventions": conventions})
     network, members = Squares(classes=3), [Member("3d_fullres", (Path("x"),))]
     peaks = []
-    for planes in (64, 192):
-        image = np.random.default_rng(0).random((1, planes, 64, 64)).astype(np.float32) + 1
+    for planes in (80, 160):
+        image = np.random.default_rng(0).random((1, planes, 24, 24)).astype(np.float32) + 1
         prepared = prepare_members(image, (1.0, 1.0, 1.0), plan, members)
         peaks.append(
             peak_bytes(lambda p=prepared: predict_prepared(p, plan, members, lambda *_: network, InferenceOptions()))
         )
-    assert (peaks[1] - peaks[0]) / (128 * 64 * 64) < 2
+    assert (peaks[1] - peaks[0]) / (80 * 24 * 24) < 2
 
 
 def test_several_networks_take_little_beside_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictor, "VOXELS_A_CALL", 20_000)
-    image = np.random.default_rng(0).random((1, 64, 64, 64)).astype(np.float32)
+    """Of float32 the windows' weights, a quarter here; of float16 the planes at work; and a window's outputs."""
+    monkeypatch.setattr(predictor, "VOXELS_A_CALL", 2048)
+    image = np.random.default_rng(0).random((1, 40, 64, 48)).astype(np.float32)
     networks = [Squares(seed) for seed in range(3)]
-    for half, share in ((False, 0.4), (True, 0.3)):
-        windows = Windows((8, 16, 16), CLASSES, average_logits=half, half_precision=half)
+    for half, share in ((False, 0.3), (True, 0.35)):
+        windows = Windows((8, 16, 16), CLASSES, mirroring=False, average_logits=half, half_precision=half)
         size = CLASSES * image.size * (2 if half else 4)
         peak = peak_bytes(lambda w=windows: predict_probabilities(networks, image, w))
-        assert peak < share * size + 2_000_000
+        assert peak < share * size + 8 * 8 * 16 * 16 * CLASSES * 4
