@@ -82,10 +82,10 @@ def predict_case(
     """Labels (Z, Y, X) on the file's grid for an image (C, Z, Y, X) with its spacing (mm, Z, Y, X).
 
     Softmax is averaged over a configuration's folds, then over configurations (paper, Method, Ensembling); over folds
-    it is the logits where the plan's conventions say so. Networks are loaded one at a time, so that memory does not
-    grow with their number. A cascade runs its previous stage first, unless that is a member too and done already. Where
-    ``previous_labels`` (Z, Y, X, on the file's grid) are given they are taken instead: in cross-validation they must be
-    of a network that has not seen the case.
+    it is the logits where the plan's conventions say so. Networks are asked for one at a time; whether they stay in
+    memory is for ``load_network`` to decide. A cascade runs its previous stage first, unless that is a member too and
+    done already. Where ``previous_labels`` (Z, Y, X, on the file's grid) are given they are taken instead: in
+    cross-validation they must be of a network that has not seen the case.
 
     Raises
     ------

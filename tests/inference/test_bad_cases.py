@@ -242,9 +242,10 @@ def test_what_a_user_may_not_read_or_write_is_said_with_its_number(open_place: P
 
 
 @pytest.mark.parametrize(("folds", "loads"), [(1, 1), (2, 6)])
-def test_a_network_that_is_alone_is_loaded_once_and_several_one_at_a_time(
-    predictor: Predictor, tmp_path: Path, folds: int, loads: int
+def test_a_network_that_is_alone_is_loaded_once_and_too_large_ones_one_at_a_time(
+    predictor: Predictor, tmp_path: Path, monkeypatch, folds: int, loads: int
 ) -> None:
+    monkeypatch.setattr(folder, "KEPT_BYTES", 0)
     for name in "abc":
         write_image(tmp_path / "in" / f"{name}.nii.gz")
     loaded = []
