@@ -41,13 +41,17 @@ def labels_of_planes(blocks: Iterable[Outputs], placement: Placement) -> NDArray
                 planes = _planes([part[value] for part in parts], needed).astype(np.float32, copy=False)
                 planes = resample_image(planes[None], (len(planes), rows, columns), orders)[0]
                 np.matmul(band.weights, planes.reshape(len(planes), -1), out=share.reshape(len(share), -1))
-                if block.dtype != np.float32:
-                    share[...] = share.astype(block.dtype)
-                if value:
-                    np.copyto(out, np.uint8(value), where=share > best)
-                    np.maximum(best, share, out=best)
-                else:
+                if not value:
                     best, share = share, best
+                    continue
+                wins = share > best
+                if block.dtype != np.float32:
+                    # Rounding keeps the order, but may make equal what is not: it is needed only where a class wins.
+                    near = np.flatnonzero(wins)
+                    pair = (array.reshape(-1)[near].astype(block.dtype) for array in (share, best))
+                    wins.reshape(-1)[near] = np.greater(*pair)
+                np.copyto(out, np.uint8(value), where=wins)
+                np.copyto(best, share, where=wins)
         first = min([known, *(band.source.start for band in waiting)])
         parts = [_planes(parts, slice(first - began, known - began))]
         began = first
