@@ -21,7 +21,7 @@ from nnunet_box.bundle import load_bundle
 from nnunet_box.cpus import usable_threads
 from nnunet_box.dataset.cases import ChannelFile, SourceCase, read_image
 from nnunet_box.inference.openvino_runtime import OpenVinoRuntime
-from nnunet_box.inference.predictor import predict_probabilities
+from nnunet_box.inference.predictor import Windows, predict_probabilities
 from nnunet_box.inference.torch_runtime import TorchRuntime
 from nnunet_box.network.unet import UNet
 from nnunet_box.planning.plan import Configuration
@@ -132,7 +132,7 @@ def trained(folder: Path, image: Path, count: int) -> None:
     peer = TorchRuntime.load(member.weights[0], configuration, inputs, classes, torch.device("cpu"))
 
     def predict(network: OpenVinoRuntime | TorchRuntime) -> np.ndarray:
-        return predict_probabilities([network], prepared, configuration.patch_size, classes, mirroring=False)
+        return predict_probabilities([network], prepared, Windows(configuration.patch_size, classes, mirroring=False))
 
     found, expected = predict(ours), predict(peer)
     report(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import resource
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,10 +26,12 @@ from nnunet_box.dataset.volumes import strip_suffix, write_labels_like
 from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.evaluation.postprocessing import apply_postprocessing
 from nnunet_box.files import sweep_temporaries, write_json
-from nnunet_box.inference.ensemble import InferenceOptions, LoadNetwork, Member, predict_case
+from nnunet_box.inference.ensemble import InferenceOptions, LoadNetwork, Member, predict_prepared, prepare_members
+from nnunet_box.inference.kept import KEPT_BYTES, KeptNetworks
 from nnunet_box.inference.mounts import check_image_file, check_readable, check_writable, unreadable
 from nnunet_box.inference.stopping import Stopped
 from nnunet_box.inference.timing import FirstWindow
+from nnunet_box.preprocessing.pipeline import PreparedCase
 from nnunet_box.progress import say, track
 
 RUN_FILE = "run.json"
@@ -69,9 +70,15 @@ class Predictor:
         self, image: NDArray[np.float32], spacing: tuple[float, float, float], probabilities: Path | None
     ) -> NDArray[np.uint8]:
         """Postprocessed labels (Z, Y, X) on the file's grid."""
-        raw = predict_case(
-            image, spacing, self.bundle.plan, self.members, self.load_network, self.options, probabilities
-        )
+        return self.labels_of(self.prepared(image, spacing), probabilities)
+
+    def prepared(self, image: NDArray[np.float32], spacing: tuple[float, float, float]) -> Mapping[str, PreparedCase]:
+        """What ``labels_of`` needs of an image (C, Z, Y, X) of that spacing (mm, Z, Y, X)."""
+        return prepare_members(image, spacing, self.bundle.plan, self.members)
+
+    def labels_of(self, prepared: Mapping[str, PreparedCase], probabilities: Path | None) -> NDArray[np.uint8]:
+        """As ``labels``."""
+        raw = predict_prepared(prepared, self.bundle.plan, self.members, self.load_network, self.options, probabilities)
         return apply_postprocessing(raw, self.bundle.postprocessing)
 
 
@@ -176,10 +183,10 @@ def predict_folder(
     """
     check_writable(output)
     sweep_temporaries(output)
-    first = FirstWindow(predictor.load_network)
-    # Several networks are loaded one at a time, so that memory does not grow with their number; one may stay.
     alone = sum(member.networks for member in predictor.members) == 1
-    predictor = replace(predictor, load_network=functools.cache(first.load) if alone else first.load)
+    kept = KeptNetworks(predictor.load_network, None if alone else KEPT_BYTES)
+    first = FirstWindow(kept.load)
+    predictor = replace(predictor, load_network=first.load)
     records: list[dict[str, Any]] = []
     run: dict[str, Any] = {
         "schema_version": 1,
@@ -250,10 +257,8 @@ def _predicted(
     if resume and is_written(output / case.output_name):
         return {"case": case.id, "file": case.output_name, "skipped": True}
     started = time.monotonic()
-    image, geometry = _read(case, len(predictor.bundle.channel_names))
-    read = time.monotonic()
     kept = output / f"{case.id}.probabilities.b2nd" if save_probabilities else None
-    labels = _labels(predictor, case, image, geometry, kept)
+    labels, read = _labels(predictor, case, kept)
     predicted = time.monotonic()
     try:
         file = export(labels, case, output)
@@ -296,13 +301,24 @@ def _read(case: SourceCase, channels: int) -> tuple[NDArray[np.float32], Geometr
         raise _CaseProblem(_too_large(case, "its voxels")) from error
 
 
-def _labels(
-    predictor: Predictor, case: SourceCase, image: NDArray[np.float32], geometry: Geometry, kept: Path | None
-) -> NDArray[np.uint8]:
+def _labels(predictor: Predictor, case: SourceCase, kept: Path | None) -> tuple[NDArray[np.uint8], float]:
+    """The case's labels (Z, Y, X), and when its image had been read."""
+    shape: tuple[int, ...] = ()
+
+    def prepared() -> tuple[Mapping[str, PreparedCase], float]:
+        # The image goes with this function's end, before the networks need memory.
+        nonlocal shape
+        image, geometry = _read(case, len(predictor.bundle.channel_names))
+        read, shape = time.monotonic(), image.shape[1:]
+        return predictor.prepared(image, geometry.spacing), read
+
     try:
-        return predictor.labels(image, geometry.spacing, kept)
+        ready, read = prepared()
+        return predictor.labels_of(ready, kept), read
+    except _CaseProblem:
+        raise
     except MemoryError as error:
-        voxels = " x ".join(str(length) for length in image.shape[1:])
+        voxels = " x ".join(str(length) for length in shape)
         raise _CaseProblem(_too_large(case, f"the prediction of {voxels} voxels")) from error
     except NnboxError:
         # Of the model, which the next case needs too.

@@ -18,6 +18,7 @@ from nnunet_box.inference.case_folders import case_folders
 from nnunet_box.inference.choose import network_loader
 from nnunet_box.inference.ensemble import InferenceOptions, LoadNetwork, Member
 from nnunet_box.inference.folder import Predictor, exporter, input_cases, predict_folder
+from nnunet_box.inference.kept import KeptNetworks
 from nnunet_box.inference.sockets import predict_sockets
 from nnunet_box.progress import say
 
@@ -164,7 +165,7 @@ def _named_files(job: Job, bundle: Bundle) -> SourceCase:
 
 def _kept(load: LoadNetwork, members: Sequence[Member]) -> LoadNetwork:
     """Load every network now and once: a server is asked for many cases, and a damaged file shows at its start."""
-    kept = functools.cache(load)
+    kept = KeptNetworks(load, most_bytes=None).load
     for member in members:
         stage: Member | None = member
         while stage is not None:

@@ -78,7 +78,8 @@ class OpenVinoRuntime:
     """A U-Net compiled for the CPU."""
 
     def __init__(self, model: Any, threads: int) -> None:
-        self._request = _core().compile_model(model, "CPU", cpu_properties(threads)).create_infer_request()
+        self._model = _core().compile_model(model, "CPU", cpu_properties(threads))
+        self._request = self._model.create_infer_request()
 
     @classmethod
     def load(
@@ -126,6 +127,10 @@ class OpenVinoRuntime:
         # A copy: the next call writes over the request's own memory.
         logits: NDArray[np.float32] = self._request.get_output_tensor().data.copy()
         return logits
+
+    def release(self) -> None:
+        """Give back the memory of the layers' outputs, several hundred megabytes for a large patch."""
+        self._model.release_memory()
 
 
 def plan_network(member: Member, weights: Path, plan: Plan, threads: int | None = None) -> OpenVinoRuntime:

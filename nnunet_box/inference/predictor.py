@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Any, TypeVar
 
@@ -35,64 +36,184 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return logits
 
 
+@dataclass(frozen=True)
+class Windows:
+    """How a network is moved over an image.
+
+    patch: voxels of a window; one of two axes is moved over every slice along the first axis. mirrors: axes of the
+    patch to mirror along, all of them where left out. average_logits: average those, not the softmax. half_precision:
+    sums are kept so, which halves their memory, and the result is float16.
+    """
+
+    patch: tuple[int, ...]
+    classes: int
+    mirroring: bool = True
+    weighting: str = "gaussian"
+    mirrors: tuple[int, ...] | None = None
+    average_logits: bool = False
+    half_precision: bool = False
+
+    @property
+    def planar(self) -> bool:
+        """Whether the patch is a part of a slice."""
+        return len(self.patch) == 2
+
+    @property
+    def edges(self) -> tuple[int, ...]:
+        """Voxels (Z, Y, X) of a window."""
+        return (1, *self.patch) if self.planar else self.patch
+
+    @property
+    def flips(self) -> list[tuple[int, ...]]:
+        """Combinations of the patch's axes to mirror along."""
+        return mirror_axes(range(len(self.patch)) if self.mirrors is None else self.mirrors, self.mirroring)
+
+    def groups(self, shape: Sequence[int]) -> list[list[tuple[int, ...]]]:
+        """First voxels of the windows over an image of at least their size, in scan order, as they go into a call."""
+        starts = tile_starts(shape, self.edges)
+        together = max(1, VOXELS_A_CALL // int(np.prod(self.edges)) // len(self.flips))
+        return [starts[first : first + together] for first in range(0, len(starts), together)]
+
+
 def predict_probabilities(
     networks: Iterable[Runtime],
     image: NDArray[np.float32],
-    patch: Sequence[int],
-    classes: int,
-    mirroring: bool = True,
-    weighting: str = "gaussian",
+    windows: Windows,
     previous: NDArray[np.int8] | None = None,
-    mirrors: Sequence[int] | None = None,
-    average_logits: bool = False,
-    half_precision: bool = False,
 ) -> Outputs:
     """Mean softmax (K, Z, Y, X) of (C, Z, Y, X) over networks, windows and mirrored copies; the mean of their logits
-    with ``average_logits``.
+    where ``windows`` say so.
 
-    A patch of two axes is moved over every slice along the first axis. Memory does not grow with the number of
-    networks:
-    ``networks`` may be a generator that loads them one by one.
+    Memory does not grow with the number of networks: ``networks`` may be a generator that loads them one by one.
     previous: the label map (Z, Y, X) of a cascade's first stage; networks see its one-hot foreground after the image.
     It is expanded window by window, so that it costs a byte a voxel.
-    mirrors: axes of the patch to mirror along; all of them where left out. half_precision: sums are kept so, which
-    halves their memory, and the result is float16.
     """
-    planar = len(patch) == 2
-    edges = (1, *patch) if planar else tuple(patch)
-    padded, inside = _pad(image, edges)
-    labels = None if previous is None else _pad(previous[None], edges)[0][0]
-    weight = tile_weight(edges, weighting)
-    starts = tile_starts(padded.shape[1:], edges)
-    sums = np.float16 if half_precision else np.float32
-    weights = np.zeros(padded.shape[1:], dtype=sums)
-    for start in starts:
-        weights[_window(start, edges)] += weight
-    flips = mirror_axes(range(len(patch)) if mirrors is None else mirrors, mirroring)
-    together = max(1, VOXELS_A_CALL // int(np.prod(edges)) // len(flips))
+    if windows.half_precision:
+        return _mean_of_halves(networks, image, windows, previous)
+    grid = _on_grid(image, windows, previous)
+    total = np.zeros((windows.classes, *grid.shape), dtype=np.float32)
+    weights = np.zeros(grid.shape, dtype=np.float32)
+    count = 0
+    for count, network in enumerate(networks, start=1):
+        for group in grid.groups:
+            for window, outputs in grid.weighted(network, group):
+                total[(slice(None), *window)] += outputs
+                if count == 1:
+                    weights[window] += grid.weight
+    weights *= count
+    total /= weights
+    return total[(slice(None), *grid.inside)]
 
-    def add_windows(network: Runtime, total: Outputs) -> None:
-        for first in range(0, len(starts), together):
-            group = starts[first : first + together]
-            patches = np.stack([_patch(padded, labels, _window(start, edges), classes) for start in group])
-            mean = _mirrored_mean(network, patches[:, :, 0] if planar else patches, flips, average_logits)
-            for start, outputs in zip(group, mean, strict=True):
-                total[(slice(None), *_window(start, edges))] += (outputs[:, None] if planar else outputs) * weight
 
-    total: Outputs = np.zeros((classes, *padded.shape[1:]), dtype=sums)
+def _mean_of_halves(
+    networks: Iterable[Runtime], image: NDArray[np.float32], windows: Windows, previous: NDArray[np.int8] | None
+) -> Outputs:
+    """As nnU-Net does: each network's sums are divided before they are added."""
+    total = np.zeros((windows.classes, *image.shape[1:]), dtype=np.float16)
     count = 0
     for network in networks:
         count += 1
-        if half_precision:
-            # As nnU-Net does: each network's sums are divided before they are added.
-            alone = np.zeros_like(total) if count > 1 else total
-            add_windows(network, alone)
-            alone /= weights
-            total = total + alone if count > 1 else alone
-        else:
-            add_windows(network, total)
-    total /= count if half_precision else weights * np.float32(count)
-    return total[(slice(None), *inside)]
+        first = 0
+        for planes in predict_planes(network, image, windows, previous):
+            total[:, first : first + planes.shape[1]] += planes
+            first += planes.shape[1]
+            del planes  # or the next network's lie beside this one's
+    total /= count
+    return total
+
+
+def predict_planes(
+    network: Runtime, image: NDArray[np.float32], windows: Windows, previous: NDArray[np.int8] | None = None
+) -> Iterator[Outputs]:
+    """What ``predict_probabilities`` returns for one network, in order along the first axis: (K, planes, Y, X) at a
+    time, as soon as no further window touches them.
+
+    However large the image is, no more planes are kept than a window has, or a call's windows together. What is yielded
+    lies in memory that the next windows are added to: take what is needed of it before going on.
+    """
+    grid = _on_grid(image, windows, previous)
+    finished = [group[0][0] for group in grid.groups[1:]] + [grid.shape[0]]
+    """Planes that no window touches any more, after each group."""
+    began = [0, *finished[:-1]]
+    held = max(group[-1][0] + windows.edges[0] - first for group, first in zip(grid.groups, began, strict=True))
+    kind = np.float16 if windows.half_precision else np.float32
+    sums = np.zeros((windows.classes, held, *grid.shape[1:]), dtype=kind)
+    weights = np.zeros(sums.shape[1:], dtype=kind)
+    for group, first, done in zip(grid.groups, began, finished, strict=True):
+        for (z, y, x), outputs in grid.weighted(network, group):
+            window = (slice(z.start - first, z.stop - first), y, x)
+            sums[(slice(None), *window)] += outputs
+            weights[window] += grid.weight
+        if done == first:
+            continue
+        complete = sums[:, : done - first]
+        complete /= weights[: done - first]
+        along_z = slice(max(grid.inside[0].start - first, 0), max(grid.inside[0].stop - first, 0))
+        planes = complete[(slice(None), along_z, *grid.inside[1:])]
+        if planes.shape[1]:
+            yield planes
+        for part in sums:
+            _shift(part, done - first)
+        _shift(weights, done - first)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """An image (C, Z, Y, X) and a previous stage's labels (Z, Y, X), padded to the window, and the windows over it.
+
+    inside: where the image then lies. groups: first voxels of the windows of each call. weight: of a window's voxels.
+    """
+
+    image: NDArray[np.float32]
+    labels: NDArray[np.int8] | None
+    inside: tuple[slice, ...]
+    windows: Windows
+    groups: list[list[tuple[int, ...]]]
+    weight: NDArray[np.float32]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(Z, Y, X)."""
+        return self.image.shape[1:]
+
+    def weighted(
+        self, network: Runtime, group: Sequence[tuple[int, ...]]
+    ) -> Iterator[tuple[tuple[slice, ...], NDArray[np.float32]]]:
+        """Each window of a group and its outputs (K, Z, Y, X) times the weight."""
+        places = [_window(start, self.windows.edges) for start in group]
+        patches = np.stack([self._patch(place) for place in places])
+        planar = self.windows.planar
+        mean = _mirrored_mean(
+            network, patches[:, :, 0] if planar else patches, self.windows.flips, self.windows.average_logits
+        )
+        for place, outputs in zip(places, mean[:, :, None] if planar else mean, strict=True):
+            outputs *= self.weight
+            yield place, outputs
+
+    def _patch(self, window: tuple[slice, ...]) -> NDArray[np.float32]:
+        """One window of the image, followed by that of the previous stage's labels where there are any."""
+        patch = self.image[(slice(None), *window)]
+        if self.labels is None:
+            return patch
+        return np.concatenate([patch, foreground_channels(self.labels[window], self.windows.classes)])
+
+
+def _on_grid(image: NDArray[np.float32], windows: Windows, previous: NDArray[np.int8] | None) -> _Grid:
+    edges = windows.edges
+    padded, inside = _pad(image, edges)
+    labels = None if previous is None else _pad(previous[None], edges)[0][0]
+    weight = tile_weight(edges, windows.weighting)
+    return _Grid(padded, labels, inside, windows, windows.groups(padded.shape[1:]), weight)
+
+
+def _shift(array: NDArray[Any], planes: int) -> None:
+    """Drop the first ``planes`` along the first axis, move the others there and put zeros after them, in place."""
+    kept = len(array) - planes
+    # Parts that do not overlap, or numpy would make a copy of the whole.
+    for first in range(0, kept, planes):
+        part = array[first + planes : min(first + 2 * planes, len(array))]
+        array[first : first + len(part)] = part
+    array[kept:] = 0
 
 
 def _mirrored_mean(
@@ -105,12 +226,16 @@ def _mirrored_mean(
     for first in range(0, len(flips), together):
         group = flips[first : first + together]
         batch = np.concatenate([np.flip(patches, tuple(axis + 2 for axis in axes)) for axes in group])
-        outputs = network(np.ascontiguousarray(batch))
+        outputs = network(batch)
         if not average_logits:
             outputs = softmax(outputs)
         for copy, axes in zip(np.split(outputs, len(group)), group, strict=True):
             turned = np.flip(copy, tuple(axis + 2 for axis in axes))
-            total = turned.copy() if total is None else np.add(total, turned, out=total)
+            if total is None:
+                # The outputs are the caller's: a copy that was not turned need not be made again.
+                total = turned if not axes else turned.copy()
+            else:
+                total += turned
     assert total is not None
     total /= len(flips)
     return total
@@ -118,14 +243,6 @@ def _mirrored_mean(
 
 def _window(start: Sequence[int], edges: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(first, first + edge) for first, edge in zip(start, edges, strict=True))
-
-
-def _patch(
-    image: NDArray[np.float32], labels: NDArray[np.int8] | None, window: tuple[slice, ...], classes: int
-) -> NDArray[np.float32]:
-    """One window of (C, Z, Y, X), followed by that of the previous stage's labels where there are any."""
-    patch = image[(slice(None), *window)]
-    return patch if labels is None else np.concatenate([patch, foreground_channels(labels[window], classes)])
 
 
 def _pad(image: NDArray[Voxel], edges: Sequence[int]) -> tuple[NDArray[Voxel], tuple[slice, ...]]:

@@ -16,8 +16,10 @@ PEAK_V2 = 10.0
 
 def axis_starts(length: int, edge: int) -> list[int]:
     """First voxels of windows of ``edge`` over ``length`` >= ``edge``, evenly spread, each step at most half the
-    window.
+    window; of a window of one voxel, which cannot overlap, each voxel once.
     """
+    if edge == 1:
+        return list(range(length))
     if length <= edge:
         return [0]
     count = int(np.ceil((length - edge) / (edge / 2))) + 1

@@ -113,7 +113,7 @@ def test_the_only_case_gives_its_own_message(predictor: Predictor, tmp_path: Pat
 def test_a_failure_nobody_foresaw_costs_one_case(predictor: Predictor, tmp_path: Path, monkeypatch, capsys) -> None:
     for name in ("a", "b"):
         write_image(tmp_path / "in" / f"{name}.nii.gz")
-    real, calls = folder.predict_case, []
+    real, calls = folder.predict_prepared, []
 
     def sometimes(*arguments):
         calls.append(1)
@@ -121,7 +121,7 @@ def test_a_failure_nobody_foresaw_costs_one_case(predictor: Predictor, tmp_path:
             raise ArithmeticError("odd")
         return real(*arguments)
 
-    monkeypatch.setattr(folder, "predict_case", sometimes)
+    monkeypatch.setattr(folder, "predict_prepared", sometimes)
     with pytest.raises(CasesFailed, match=r"a\.nii\.gz: prediction failed \(ArithmeticError: odd\)") as failure:
         run(predictor, tmp_path)
     assert failure.value.exit_code == NnboxError.exit_code
@@ -135,7 +135,7 @@ def test_too_little_memory_is_said_and_costs_one_case(predictor: Predictor, tmp_
     def full(*_):
         raise MemoryError
 
-    monkeypatch.setattr(folder, "predict_case", full)
+    monkeypatch.setattr(folder, "predict_prepared", full)
     with pytest.raises(NnboxError, match="not enough memory for the prediction of 6 x 20 x 22 voxels"):
         run(predictor, tmp_path)
 
@@ -242,9 +242,10 @@ def test_what_a_user_may_not_read_or_write_is_said_with_its_number(open_place: P
 
 
 @pytest.mark.parametrize(("folds", "loads"), [(1, 1), (2, 6)])
-def test_a_network_that_is_alone_is_loaded_once_and_several_one_at_a_time(
-    predictor: Predictor, tmp_path: Path, folds: int, loads: int
+def test_a_network_that_is_alone_is_loaded_once_and_too_large_ones_one_at_a_time(
+    predictor: Predictor, tmp_path: Path, monkeypatch, folds: int, loads: int
 ) -> None:
+    monkeypatch.setattr(folder, "KEPT_BYTES", 0)
     for name in "abc":
         write_image(tmp_path / "in" / f"{name}.nii.gz")
     loaded = []

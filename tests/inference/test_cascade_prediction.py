@@ -17,7 +17,7 @@ from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.evaluation.postprocessing import Postprocessing
 from nnunet_box.inference import entry
 from nnunet_box.inference.ensemble import InferenceOptions, Member, predict_case
-from nnunet_box.inference.predictor import predict_probabilities
+from nnunet_box.inference.predictor import Windows, predict_probabilities
 from nnunet_box.network.unet import UNet
 from nnunet_box.planning.plan import Plan
 from nnunet_box.preprocessing.pipeline import case_placement, prepare_case
@@ -133,7 +133,7 @@ def test_windows_and_mirrored_copies_of_image_and_labels_fit_together() -> None:
         logits[:, 0] = 5
         return logits
 
-    found = predict_probabilities([compare], image, (8, 16, 16), 3, previous=labels)
+    found = predict_probabilities([compare], image, Windows((8, 16, 16), 3), labels)
     assert len(fits) > 8 and all(fits)
     assert np.array_equal(found.argmax(0), labels)
 

@@ -22,7 +22,7 @@ from nnunet_box.inference import entry
 from nnunet_box.inference.ensemble import InferenceOptions, Member, predict_case
 from nnunet_box.inference.export import PROBABILITIES_SUFFIX, labels_on_source
 from nnunet_box.inference.folder import Predictor, check_writable, exporter, input_cases, predict_folder
-from nnunet_box.inference.predictor import mirror_axes, predict_probabilities
+from nnunet_box.inference.predictor import Windows, mirror_axes, predict_probabilities
 from nnunet_box.inference.tiles import axis_starts, tile_starts, tile_weight
 from nnunet_box.inference.torch_runtime import TorchRuntime, choose_device, plan_network
 from nnunet_box.network.unet import UNet
@@ -46,7 +46,14 @@ class Threshold:
 
 @pytest.mark.parametrize(
     ("length", "edge", "starts"),
-    [(10, 10, [0]), (5, 10, [0]), (11, 10, [0, 1]), (15, 10, [0, 5]), (26, 10, [0, 4, 8, 12, 16])],
+    [
+        (10, 10, [0]),
+        (5, 10, [0]),
+        (11, 10, [0, 1]),
+        (15, 10, [0, 5]),
+        (26, 10, [0, 4, 8, 12, 16]),
+        (4, 1, [0, 1, 2, 3]),
+    ],
 )
 def test_windows_overlap_by_half_and_reach_the_end(length: int, edge: int, starts: list[int]) -> None:
     assert axis_starts(length, edge) == starts
@@ -74,7 +81,7 @@ def test_weights() -> None:
 @pytest.mark.parametrize("patch", [(8, 16, 16), (16, 16)])
 def test_a_voxelwise_network_is_reproduced_whatever_the_tiling(patch: tuple[int, ...], weighting: str) -> None:
     image = np.random.default_rng(0).random((1, 9, 37, 14)).astype(np.float32)
-    found = predict_probabilities([Threshold()], image, patch, 2, mirroring=True, weighting=weighting)
+    found = predict_probabilities([Threshold()], image, Windows(patch, 2, weighting=weighting))
     expected = 1 / (1 + np.exp(-2 * (image[0] - 0.5) * 8))
     assert found.shape == (2, 9, 37, 14)
     np.testing.assert_allclose(found[1], expected, atol=1e-4)
@@ -83,7 +90,7 @@ def test_a_voxelwise_network_is_reproduced_whatever_the_tiling(patch: tuple[int,
 
 def test_softmax_is_averaged_over_networks_not_logits() -> None:
     image = np.full((1, 8, 16, 16), 1.0, np.float32)
-    found = predict_probabilities([Threshold(1.0), Threshold(20.0)], image, (8, 16, 16), 2, mirroring=False)
+    found = predict_probabilities([Threshold(1.0), Threshold(20.0)], image, Windows((8, 16, 16), 2, mirroring=False))
     expected = np.mean([1 / (1 + np.exp(-gain)) for gain in (1.0, 20.0)])
     np.testing.assert_allclose(found[1], expected, atol=1e-5)
 
@@ -101,8 +108,8 @@ def test_mirroring_covers_all_flips_and_turns_them_back() -> None:
     assert len(mirror_axes(range(3), True)) == 8 and len(set(mirror_axes(range(3), True))) == 8
     assert len(mirror_axes(range(2), True)) == 4 and mirror_axes(range(3), False) == [()]
     image = np.zeros((1, 8, 16, 16), np.float32)
-    once = predict_probabilities([LeftRight()], image, (8, 16, 16), 2, mirroring=False)
-    mirrored = predict_probabilities([LeftRight()], image, (8, 16, 16), 2, mirroring=True)
+    once = predict_probabilities([LeftRight()], image, Windows((8, 16, 16), 2, mirroring=False))
+    mirrored = predict_probabilities([LeftRight()], image, Windows((8, 16, 16), 2, mirroring=True))
     assert once[1, ..., 0].max() < 0.6 and once[1, ..., -1].min() > 0.9
     np.testing.assert_allclose(mirrored[1], mirrored[1, 0, 0, 0], atol=1e-6)
 
@@ -110,7 +117,7 @@ def test_mirroring_covers_all_flips_and_turns_them_back() -> None:
 def test_calls_stay_bounded_on_large_images() -> None:
     network = Threshold()
     image = np.random.default_rng(0).random((1, 40, 300, 260)).astype(np.float32)
-    predict_probabilities([network], image, (32, 128, 128), 2, mirroring=True)
+    predict_probabilities([network], image, Windows((32, 128, 128), 2, mirroring=True))
     assert max(int(np.prod(shape)) for shape in network.shapes) <= 2_000_000
 
 
