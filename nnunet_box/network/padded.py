@@ -6,7 +6,9 @@ know nothing of it. Half as fast again on an H200 in bfloat16 (docs/performance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,69 +21,79 @@ MULTIPLE = 8
 
 def can_be_padded(network: UNet) -> bool:
     """Whether every norm is one that leaves a channel of zeros at zero without keeping statistics of it."""
-    return all(isinstance(block[1], InstanceNorm) for stage in _stages(network) for block in stage)
+    stages = [*network.encoder, *network.decoder]
+    return all(isinstance(norm, InstanceNorm) for stage in stages for _, norm, _ in _blocks(stage))
 
 
 def padded_at_every_resolution(network: UNet, image: Tensor) -> list[Tensor]:
     """What ``network.at_every_resolution`` gives, to rounding."""
     segments = [image.shape[1]]
-    skips, widths = [], []
+    skips = []
     for stage in network.encoder:
-        image, segments = _stage(stage, image, segments)
-        skips.append(image)
-        widths.append(segments[0])
+        image = _stage(stage, image, segments)
+        segments = [_width(stage)]
+        skips.append((image, segments[0]))
     skips.pop()
     decoded = [image]
     for up, stage in zip(network.upsampling, network.decoder, strict=True):
-        skip = skips.pop()
-        width = widths[len(skips)]
-        raised = _up(up, image)
-        image, _ = _stage(stage, torch.cat([raised, skip], dim=1), [up.out_channels, width])
+        skip, width = skips.pop()
+        joined = torch.cat([_up(up, image), skip], dim=1)
+        image = _stage(stage, joined, [_raised(up), width])
         decoded.append(image)
     heads = [network.head, *network.side_heads]
     return [_head(head, features) for head, features in zip(heads, decoded[::-1], strict=False)]
 
 
-def _stages(network: UNet) -> list[nn.Module]:
-    return [*network.encoder, *network.decoder]
+def _blocks(stage: nn.Module) -> Iterator[tuple[Any, Any, Any]]:
+    """Convolution, norm and activation of each of a stage's blocks."""
+    assert isinstance(stage, nn.Sequential)
+    for block in stage:
+        assert isinstance(block, nn.Sequential)
+        yield block[0], block[1], block[2]
 
 
-def _stage(stage: nn.Module, image: Tensor, segments: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """A stage's blocks; ``segments``: channels of each of the tensors that ``image`` is joined of, without padding."""
-    for convolution, norm, activation in stage:  # type: ignore[attr-defined]
-        weight = _outputs(_inputs(convolution.weight, segments, image.shape[1]))
-        image = _convolve(convolution, image, weight, _outputs(convolution.bias))
-        image = activation(instance_norm(image, _outputs(norm.weight), _outputs(norm.bias), norm.eps))
+def _width(stage: nn.Module) -> int:
+    """Channels that a stage gives, without padding."""
+    *_, (convolution, _, _) = _blocks(stage)
+    return int(convolution.out_channels)
+
+
+def _raised(up: Any) -> int:
+    """Channels that a transposed convolution gives, without padding."""
+    return int(up.weight.shape[1])
+
+
+def _stage(stage: nn.Module, image: Tensor, segments: Sequence[int]) -> Tensor:
+    """A stage of an image joined of tensors that have, without padding, ``segments`` channels."""
+    for convolution, norm, activation in _blocks(stage):
+        weight = _to_multiple(_inputs(convolution.weight, segments, image.shape[1]), 0)
+        convolve = functional.conv2d if weight.ndim == 4 else functional.conv3d
+        bias = _to_multiple(convolution.bias, 0)
+        image = convolve(image, weight, bias, convolution.stride, convolution.padding)
+        image = activation(instance_norm(image, _to_multiple(norm.weight, 0), _to_multiple(norm.bias, 0), norm.eps))
         segments = [convolution.out_channels]
-    return image, list(segments)
+    return image
 
 
-def _convolve(convolution: nn.Module, image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    apply = functional.conv2d if weight.ndim == 4 else functional.conv3d
-    return apply(image, weight, bias, convolution.stride, convolution.padding)  # type: ignore[arg-type]
+def _up(up: Any, image: Tensor) -> Tensor:
+    weight = _to_multiple(_to_multiple(up.weight, 0), 1)
+    raise_ = functional.conv_transpose2d if weight.ndim == 4 else functional.conv_transpose3d
+    bias = None if up.bias is None else _to_multiple(up.bias, 0)
+    return raise_(image, weight, bias, up.stride)
 
 
-def _up(up: nn.Module, image: Tensor) -> Tensor:
-    weight = _to_multiple(_to_multiple(up.weight, 0), 1)  # type: ignore[arg-type]
-    apply = functional.conv_transpose2d if weight.ndim == 4 else functional.conv_transpose3d
-    bias = None if up.bias is None else _outputs(up.bias)  # type: ignore[arg-type]
-    return apply(image, weight, bias, up.stride)  # type: ignore[arg-type]
-
-
-def _head(head: nn.Module, image: Tensor) -> Tensor:
-    apply = functional.conv2d if image.ndim == 4 else functional.conv3d
-    return apply(image, _to_multiple(head.weight, 1), head.bias)  # type: ignore[arg-type]
+def _head(head: Any, image: Tensor) -> Tensor:
+    convolve = functional.conv2d if image.ndim == 4 else functional.conv3d
+    return convolve(image, _to_multiple(head.weight, 1), head.bias)
 
 
 def _inputs(weight: Tensor, segments: Sequence[int], channels: int) -> Tensor:
     """A kernel's input channels, each segment padded; the image's own are as they are."""
     if sum(segments) == channels:
         return weight
-    return torch.cat([_to_multiple(part, 1) for part in weight.split(list(segments), dim=1)], dim=1)
-
-
-def _outputs(tensor: Tensor) -> Tensor:
-    return _to_multiple(tensor, 0)
+    ends = list(accumulate(segments))
+    parts = [weight[:, end - width : end] for end, width in zip(ends, segments, strict=True)]
+    return torch.cat([_to_multiple(part, 1) for part in parts], dim=1)
 
 
 def _to_multiple(tensor: Tensor, axis: int) -> Tensor:

@@ -25,7 +25,7 @@ class CapturedStep:
     ) -> None:
         self.image, self.labels = image.clone(), labels.clone()
         self.issued: deque[torch.cuda.Event] = deque()
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP):
@@ -46,7 +46,7 @@ class CapturedStep:
         self.image.copy_(image)
         self.labels.copy_(labels)
         self.graph.replay()
-        done = torch.cuda.Event()
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
         self.issued.append(done)
         return self.loss.clone()

@@ -47,7 +47,8 @@ class RawBatch(NamedTuple):
 
     def to(self, device: torch.device) -> RawBatch:
         """The same on ``device``, copied while the CPU goes on; the seed stays."""
-        return RawBatch(*(tensor.to(device, non_blocking=True) for tensor in self[:-1]), self.seed)
+        there = [tensor.to(device, non_blocking=True) for tensor in self]
+        return RawBatch(*there)._replace(seed=self.seed)
 
 
 @torch.no_grad()

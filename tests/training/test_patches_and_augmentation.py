@@ -73,6 +73,7 @@ def source(folder: Path, configuration: Configuration, names: list[str], **chang
         "mask_image": False,
         "seed": 1,
         "fold": 0,
+        "classes": 3,
     }
     return BatchSource(**(values | changes))  # type: ignore[arg-type]
 

@@ -109,7 +109,7 @@ def test_the_polynomial_schedule_falls_from_a_hundredth_to_nothing() -> None:
 def test_no_augmentation_cuts_patches_out_and_nothing_else(tmp_path: Path) -> None:
     names = toy_store(tmp_path, 3)
     whole = [np.asarray(open_case(tmp_path, name).image[:]) for name in names]
-    source = BatchSource(tmp_path, tuple(names), VOLUME, 2, False, 1, 0)
+    source = BatchSource(tmp_path, tuple(names), VOLUME, 2, False, 1, 0, classes=3)
 
     def is_cut_out(patch: NDArray[np.float32]) -> bool:
         size = VOLUME.patch_size
