@@ -42,7 +42,9 @@ def epoch(batch_size: int | None, budget_seconds: float | None) -> Work:
     trainer = Trainer(plan(), folder / "store", Fold(train=names, val=names), folder / "fold", settings)
     trainer.progress.batch_size = batch_size or trainer.progress.batch_size
     count = batches_a_turn(trainer.progress.batch_size)
-    batches = batch_loader(trainer._source(0), itertools.count(), trainer._workers())
+    batches = batch_loader(
+        [trainer._source(0)], ((0, number) for number in itertools.count()), trainer._workers(), trainer.device
+    )
 
     def work() -> Taken:
         assert kept  # the folder is removed with it

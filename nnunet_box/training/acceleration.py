@@ -8,6 +8,8 @@ import shutil
 
 import torch
 
+from nnunet_box.memory import GIB
+
 COMPILERS = ("gcc", "cc", "clang")
 LEAST_CAPABILITY = (7, 0)
 """Compute capability from which Triton makes code."""
@@ -32,3 +34,13 @@ def compile_obstacle(device: torch.device) -> str | None:
     if not any(shutil.which(name) for name in ([named] if named else COMPILERS)):
         return "no C compiler (gcc) was found"
     return None
+
+
+def room_for_cases(device: torch.device, memory_gb: float, mixed: bool) -> float:
+    """Bytes of a GPU's memory that are free for cases beside a network planned for ``memory_gb``, which takes half of
+    it in mixed precision; 0 where there is no GPU.
+    """
+    if device.type != "cuda":
+        return 0
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(0.0, free - memory_gb * GIB / (2 if mixed else 1))

@@ -5,7 +5,8 @@ continued exactly.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,8 @@ class BatchSet(Dataset[tuple[Tensor, Tensor]]):
     A cascade's images end in the one-hot foreground of the previous stage's label map, one channel a label.
     """
 
-    def __init__(self, source: BatchSource) -> None:
-        self.source = source
+    def __init__(self, source: BatchSource, open_: Callable[[Path, str], StoredCase] | None = None) -> None:
+        self.source, self.open = source, open_ or open_case
         self.ranges = SpatialRanges.of(source.configuration, source.recipe)
         previous = 0 if source.previous is None else source.classes
         self.transform = build_augmentation(source.configuration, source.mask_image, source.recipe, previous)
@@ -129,7 +130,7 @@ class BatchSet(Dataset[tuple[Tensor, Tensor]]):
 
     def _case(self, case_id: str) -> StoredCase:
         if case_id not in self._open:
-            case = open_case(self.source.store, case_id)
+            case = self.open(self.source.store, case_id)
             if self.source.previous is not None:
                 case = replace(case, previous=open_previous(self.source.previous, case_id))
             self._open[case_id] = case
@@ -140,8 +141,10 @@ def _before(start: Sequence[int], margins: Sequence[int]) -> list[int]:
     return [first - margin for first, margin in zip(start, margins, strict=True)]
 
 
-def _stacked(arrays: Sequence[NDArray[Any]], shape: tuple[int, ...], dtype: type[np.generic]) -> Tensor:
-    """(N, *shape); N may be 0, and one alone is not copied."""
+def _stacked(arrays: Sequence[Any], shape: tuple[int, ...], dtype: type[np.generic]) -> Tensor:
+    """Arrays, or tensors where they lie, as (N, *shape); N may be 0, and one alone is not copied."""
+    if arrays and isinstance(arrays[0], Tensor):
+        return torch.stack(list(arrays)) if len(arrays) > 1 else arrays[0][None]
     if len(arrays) == 1:
         return torch.from_numpy(arrays[0][None].astype(dtype, copy=False))
     return torch.from_numpy(np.stack(arrays).astype(dtype, copy=False) if arrays else np.zeros((0, *shape), dtype))
@@ -179,12 +182,16 @@ def augments_on_device(source: BatchSource, device: torch.device) -> bool:
 
 
 def batch_loader(
-    sources: Sequence[BatchSource], keys: Iterable[Key], workers: int, device: torch.device
+    sources: Sequence[BatchSource], keys: Iterable[Key], workers: int, device: torch.device, room_bytes: float = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of ``keys`` on ``device``, in order whatever the number of worker processes; 0 makes them in this
-    process.
+    process. room_bytes: where the device augments and all cases fit into so much of its memory, they are put there, and
+    no processes are needed.
     """
     raw = [augments_on_device(source, device) for source in sources]
+    if all(raw) and 0 < resident_bytes(sources) <= room_bytes:
+        yield from _resident(sources, keys, device)
+        return
     wanted, returned = itertools.tee(keys)
     loader: DataLoader[Any] = DataLoader(
         _Interleaved(sources, raw),
@@ -198,11 +205,38 @@ def batch_loader(
     )
     for (index, _), batch in zip(returned, loader, strict=True):
         if raw[index]:
-            source = sources[index]
-            yield augment(batch.to(device), source.configuration.patch_size, source.classes, source.mask_image)
+            yield _augmented(sources[index], batch, device)
         else:
             image, labels = batch
             yield image.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def _augmented(source: BatchSource, batch: RawBatch, device: torch.device) -> tuple[Tensor, Tensor]:
+    return augment(batch.to(device), source.configuration.patch_size, source.classes, source.mask_image)
+
+
+def resident_bytes(sources: Sequence[BatchSource]) -> int:
+    """What all cases of the sources take in memory, each once."""
+    opened = [open_case(store, case) for store, case in {(s.store, case) for s in sources for case in s.cases}]
+    return sum(math.prod(case.image.shape) * 4 + math.prod(case.labels.shape) for case in opened)
+
+
+def _resident(
+    sources: Sequence[BatchSource], keys: Iterable[Key], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of cases that lie on the device: cutting patches out is its work too."""
+    held: dict[tuple[Path, str], StoredCase] = {}
+
+    def on_device(store: Path, case_id: str) -> StoredCase:
+        if (store, case_id) not in held:
+            case = open_case(store, case_id)
+            image, labels = (torch.from_numpy(array[:]).to(device) for array in (case.image, case.labels))
+            held[store, case_id] = replace(case, image=image, labels=labels)
+        return held[store, case_id]
+
+    sets = [BatchSet(source, on_device) for source in sources]
+    for index, number in keys:
+        yield _augmented(sources[index], sets[index].raw(number), device)
 
 
 def _single_thread(_: int) -> None:

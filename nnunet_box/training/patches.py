@@ -81,7 +81,9 @@ def slice_with_foreground(case: StoredCase, random: np.random.Generator) -> int:
 
 
 def read_patch(case: StoredCase, start: Sequence[int], size: Sequence[int]) -> Patch:
-    """The patch of ``size`` at ``start``, padded where it reaches outside: image 0, labels -1."""
+    """The patch of ``size`` at ``start``, padded where it reaches outside: image 0, labels -1. Tensors where the case's
+    arrays are tensors.
+    """
     source, target = [], []
     for first, edge, length in zip(start, size, case.shape, strict=True):
         inside = max(0, first), min(length, first + edge)
@@ -89,18 +91,18 @@ def read_patch(case: StoredCase, start: Sequence[int], size: Sequence[int]) -> P
         target.append(slice(inside[0] - first, inside[1] - first))
     whole = all(part.stop - part.start == edge for part, edge in zip(source, size, strict=True))
 
-    def padded(stored: Any, shape: tuple[int, ...], fill: int, dtype: type[np.generic]) -> NDArray[Any]:
+    def padded(stored: Any, shape: tuple[int, ...], fill: int) -> Any:
         every = (slice(None),) * (len(shape) - len(size))
-        inside: NDArray[Any] = stored[(*every, *source)]
+        inside = stored[(*every, *source)]
         if whole:
-            return np.asarray(inside, dtype)
-        result = np.full(shape, fill, dtype)
+            return inside
+        result = np.full(shape, fill, inside.dtype) if isinstance(inside, np.ndarray) else inside.new_full(shape, fill)
         result[(*every, *target)] = inside
         return result
 
-    labels = (tuple(size), OUTSIDE, np.int8)
+    labels = (tuple(size), OUTSIDE)
     return Patch(
-        padded(case.image, (case.image.shape[0], *size), 0, np.float32),
+        padded(case.image, (case.image.shape[0], *size), 0),
         padded(case.labels, *labels),
         None if case.previous is None else padded(case.previous, *labels),
     )

@@ -23,7 +23,7 @@ from nnunet_box.network.unet import UNet, for_device
 from nnunet_box.planning.plan import FIRST_STAGE, Plan
 from nnunet_box.planning.variant import recipe
 from nnunet_box.progress import say
-from nnunet_box.training.acceleration import compile_obstacle, mixed_precision
+from nnunet_box.training.acceleration import compile_obstacle, mixed_precision, room_for_cases
 from nnunet_box.training.batches import NO_AUGMENTATION, TRAINING, VALIDATION, BatchSource, Key, batch_loader
 from nnunet_box.training.budget import (
     FEW_UPDATES,
@@ -218,6 +218,7 @@ class Trainer:
             self._keys(length, checks),
             self._workers(),
             self.device,
+            room_for_cases(self.device, self.plan.memory_gb, self.mixed),
         )
         saved = time.monotonic()
         while not self.schedule.finished:

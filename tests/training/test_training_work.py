@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from nnunet_box.dataset.splits import Fold
 from nnunet_box.preprocessing.store import StoredCase
 from nnunet_box.training import batches as batches_module
-from nnunet_box.training.batches import batch_loader
+from nnunet_box.training.batches import Key, batch_loader
 from nnunet_box.training.loss import SMOOTH, segmentation_loss, soft_dice
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.trainer import Trainer
@@ -57,6 +58,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Fold]:
     return folder, Fold(train=names[:4], val=names[4:])
 
 
+def numbers() -> Iterator[Key]:
+    return ((0, number) for number in itertools.count())
+
+
 def trainer_of(store: tuple[Path, Fold], folder: Path, budget: float | None) -> Trainer:
     settings = TrainingSettings("3d_fullres", 0, budget_seconds=budget, workers=0, device="cpu")
     return Trainer(toy_plan(), store[0], store[1], folder, settings)
@@ -72,7 +77,7 @@ def test_an_epoch_waits_for_the_device_once_and_passes_each_batch_once(
     monkeypatch.setattr(trainer.network, "at_every_resolution", lambda image: passes.append(1) or whole(image))
     # An optimiser keeps its step's number on the CPU and reads it there.
     monkeypatch.setattr(trainer.optimizer, "step", lambda: None)
-    made = list(itertools.islice(batch_loader(trainer._source(0), itertools.count(), 0), 4))
+    made = list(itertools.islice(batch_loader([trainer._source(0)], numbers(), 0, trainer.device), 4))
     with Counted() as counted:
         trainer._train_epoch(iter(made), 4)
     assert counted.calls[WAITS] == 1, "the mean loss of the epoch, at its end"
@@ -95,7 +100,7 @@ def test_a_case_is_opened_once_however_many_batches_are_made(
 
     monkeypatch.setattr(batches_module, "open_case", counting)
     source = trainer_of(store, tmp_path, None)._source(0)
-    for _ in itertools.islice(batch_loader(source, itertools.count(), 0), 12):
+    for _ in itertools.islice(batch_loader([source], numbers(), 0, torch.device("cpu")), 12):
         pass
     assert opened == dict.fromkeys(store[1].train, 1)
 
