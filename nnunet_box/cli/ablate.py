@@ -11,8 +11,10 @@ from nnunet_box.cli.train import (
     CONFIGURATION_HELP,
     BatchesOption,
     BudgetOption,
+    CompiledOption,
     DeviceOption,
     EpochsOption,
+    FullPrecisionOption,
     SeedOption,
     WorkersOption,
 )
@@ -43,6 +45,8 @@ def ablate(
     seed: SeedOption = 12345,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
+    full_precision: FullPrecisionOption = False,
+    compiled: CompiledOption = True,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,6 +72,8 @@ def ablate(
         seed=seed,
         device=device,
         workers=workers,
+        full_precision=full_precision,
+        compiled=compiled,
     )
     ablation = compare(paths, opened, settings, chosen)
     if as_json:

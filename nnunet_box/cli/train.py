@@ -33,6 +33,12 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or 
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=0, help="Processes that make batches; 0 makes them in this one.")
 ]
+FullPrecisionOption = Annotated[
+    bool, typer.Option("--full-precision", help="float32 alone on a GPU too; bfloat16 where it can, by default.")
+]
+CompiledOption = Annotated[
+    bool, typer.Option("--compile/--no-compile", help="Compile the network for the GPU, which takes it a minute.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -55,6 +61,8 @@ def train(
     seed: SeedOption = 12345,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
+    full_precision: FullPrecisionOption = False,
+    compiled: CompiledOption = True,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Train one network on one fold, then predict and score the patients it has not seen.
@@ -78,6 +86,8 @@ def train(
         batches_per_epoch=batches_per_epoch,
         device=device,
         workers=workers,
+        full_precision=full_precision,
+        compiled=compiled,
     )
     dice = train_fold(paths, opened, settings, resume=resume, restart=restart)
     typer.echo(f"{dice:.4f}")

@@ -11,8 +11,10 @@ from nnunet_box.cli.options import DEFAULT_WORKSPACE, ChallengeOptions, DatasetA
 from nnunet_box.cli.train import (
     BatchesOption,
     BudgetOption,
+    CompiledOption,
     DeviceOption,
     EpochsOption,
+    FullPrecisionOption,
     SeedOption,
     VariantOption,
     WorkersOption,
@@ -43,6 +45,8 @@ def train_all(
     seed: SeedOption = 12345,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
+    full_precision: FullPrecisionOption = False,
+    compiled: CompiledOption = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the networks to train and their state; train nothing.")
     ] = False,
@@ -78,6 +82,8 @@ def train_all(
         batches_per_epoch=batches_per_epoch,
         device=device,
         workers=workers,
+        full_precision=full_precision,
+        compiled=compiled,
     )
     selection, _ = chain.train_all(paths, opened, settings, wanted, numbers)
     print_selection(selection)

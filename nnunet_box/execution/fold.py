@@ -87,12 +87,11 @@ def train_fold(
 
 def _differences(folder: Path, settings: TrainingSettings) -> list[str]:
     """Settings of a finished fold that ``settings`` would change, as ``name value``."""
-    before = asdict(TrainingSettings(**read_json(folder / STAGE_FILE)["parameters"]))
-    free = ("device", "workers", "checkpoint_seconds", "variants")
+    before = TrainingSettings(**read_json(folder / STAGE_FILE)["parameters"]).of_the_result()
     return [
         f"{name} {before[name]}"
-        for name, value in asdict(settings).items()
-        if name not in free and before[name] != value
+        for name, value in settings.of_the_result().items()
+        if name != "variants" and before[name] != value
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 
 from nnunet_box.bundle import sha256
@@ -36,7 +35,8 @@ def fold_key(
     previous: for a cascade, the label maps of its first stage (see ``previous_predictions``).
     """
     fold = load_or_make_folds(workspace.splits, dataset)[settings.fold]
-    values = asdict(replace(settings, device="", workers=None, checkpoint_seconds=0))
+    # The three that say nothing are those that stood in the keys of folds trained by version 0.1.
+    values = {**settings.of_the_result(), "device": "", "workers": None, "checkpoint_seconds": 0}
     configuration = plan.configuration_of(settings.configuration).model_dump(mode="json")
     before = [] if previous is None else [content_key(previous)]
     return key_of([values, configuration, fold.model_dump(), *before])

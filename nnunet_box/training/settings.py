@@ -10,6 +10,10 @@ from nnunet_box.planning.variant import model_name
 BATCHES_AN_EPOCH = 250
 
 
+HOW_IT_RUNS = ("device", "workers", "checkpoint_seconds", "full_precision", "compiled")
+"""Settings that leave a run what it is."""
+
+
 @dataclass(frozen=True)
 class TrainingSettings:
     """One run. variants: named departures from the paper's recipe. epochs: at most so many, 1000 by default.
@@ -35,6 +39,10 @@ class TrainingSettings:
     def model(self) -> str:
         """Name of the folder its folds lie in."""
         return model_name(self.configuration, self.variants)
+
+    def of_the_result(self) -> dict[str, Any]:
+        """What a finished network follows from."""
+        return {name: value for name, value in asdict(self).items() if name not in HOW_IT_RUNS}
 
     def identity(self) -> dict[str, Any]:
         """What must stay the same for a checkpoint to be continued."""
