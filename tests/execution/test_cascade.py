@@ -214,7 +214,7 @@ def test_retrained_folds_of_the_first_stage_invalidate_store_and_cascade(
     write = prepare._store_previous
 
     def count(case, **keywords):  # type: ignore[no-untyped-def]
-        stored.append(case.id)
+        stored.append(case[0].id)
         write(case, **keywords)
 
     monkeypatch.setattr(prepare, "_store_previous", count)
