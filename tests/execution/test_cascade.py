@@ -215,7 +215,7 @@ def test_retrained_folds_of_the_first_stage_invalidate_store_and_cascade(
 
     def count(case, **keywords):  # type: ignore[no-untyped-def]
         stored.append(case[0].id)
-        write(case, **keywords)
+        return write(case, **keywords)
 
     monkeypatch.setattr(prepare, "_store_previous", count)
 
