@@ -22,6 +22,7 @@ from nnunet_box.dataset.splits import Fold
 from nnunet_box.planning.plan import Configuration, Plan, load_plan
 from nnunet_box.preprocessing.pipeline import Placement, PreparedCase
 from nnunet_box.preprocessing.store import write_case
+from nnunet_box.training.acceleration import room_for_cases
 from nnunet_box.training.batches import TRAINING, batch_loader
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.trainer import Trainer
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, help="A case store; volumes are made where it is left out.")
     parser.add_argument("--plan", type=Path, help="Its plan.")
     parser.add_argument("--epochs", type=int, default=0, help="Train so many epochs first, and say what they came to.")
+    parser.add_argument("--read", action="store_true", help="From disk by processes, as where cases do not fit.")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         store = given.store or Path(made) / "store"
@@ -106,14 +108,15 @@ def main() -> None:
             facts["training_seconds"] = round(time.perf_counter() - started, 1)
         keys = ((TRAINING, number) for number in itertools.count())
         source = trainer._source(TRAINING)
+        room = 0 if given.read else room_for_cases(trainer.device, plan.memory_gb, trainer.mixed)
         started = time.perf_counter()
-        batches = batch_loader([source], keys, given.cores, trainer.device)
+        batches = batch_loader([source], keys, given.cores, trainer.device, room)
         trainer._train_epoch(batches, 8)
         facts["first_batches_seconds"] = round(time.perf_counter() - started, 1)
         data.confine(given.cores)
         trainer._train_epoch(batches, 20)
         image, labels = next(batches)
-        step = trainer._captured
+        step = trainer.step.captured
         assert step is not None
 
         def bare() -> None:

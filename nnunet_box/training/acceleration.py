@@ -5,14 +5,32 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from dataclasses import dataclass
 
 import torch
 
 from nnunet_box.memory import GIB
+from nnunet_box.progress import say
 
 COMPILERS = ("gcc", "cc", "clang")
 LEAST_CAPABILITY = (7, 0)
 """Compute capability from which Triton makes code."""
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """mixed: convolutions in bfloat16. compiled: loss and gradients compiled."""
+
+    mixed: bool
+    compiled: bool
+
+    @classmethod
+    def of(cls, device: torch.device, full_precision: bool, compiled: bool) -> Acceleration:
+        """What ``device`` offers and the person did not turn off; says so where a GPU could do more."""
+        obstacle = compile_obstacle(device)
+        if compiled and obstacle is not None and device.type == "cuda":
+            say(f"The network is not compiled, which would train it faster: {obstacle}.")
+        return cls(mixed_precision(device) and not full_precision, compiled and obstacle is None)
 
 
 def mixed_precision(device: torch.device) -> bool:

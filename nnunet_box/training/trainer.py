@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,11 @@ from nnunet_box.dataset.splits import Fold
 from nnunet_box.errors import NnboxError, UsageError
 from nnunet_box.files import recover_replaced, write_beside
 from nnunet_box.inference.torch_runtime import choose_device
-from nnunet_box.network.padded import can_be_padded, padded_at_every_resolution
 from nnunet_box.network.unet import UNet, for_device
 from nnunet_box.planning.plan import FIRST_STAGE, Plan
 from nnunet_box.planning.variant import recipe
 from nnunet_box.progress import say
-from nnunet_box.training.acceleration import compile_obstacle, mixed_precision, room_for_cases
+from nnunet_box.training.acceleration import Acceleration, room_for_cases
 from nnunet_box.training.batches import NO_AUGMENTATION, TRAINING, VALIDATION, BatchSource, Key, batch_loader
 from nnunet_box.training.budget import (
     FEW_UPDATES,
@@ -32,12 +31,11 @@ from nnunet_box.training.budget import (
     batches_an_epoch,
     seconds_a_sample,
 )
-from nnunet_box.training.captured import CapturedStep
 from nnunet_box.training.checkpoint import checkpoint_state, load_checkpoint, save_checkpoint, save_weights
-from nnunet_box.training.loss import loss_at_every_resolution
 from nnunet_box.training.optimisation import CLIP_NORM, clips, make_optimiser
 from nnunet_box.training.schedule import BudgetSchedule
 from nnunet_box.training.settings import TrainingSettings
+from nnunet_box.training.step import TrainingStep
 
 VALIDATION_SHARE = 5
 """One validation batch for every five training batches: 50 for 250 (authors' code of April 2019)."""
@@ -74,14 +72,8 @@ class Trainer:
         self.device = choose_device(settings.device)
         torch.manual_seed(settings.seed * 1000 + settings.fold)
         self.recipe = recipe(settings.variants)
-        self.compiles = False
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
-            obstacle = compile_obstacle(self.device)
-            self.compiles = settings.compiled and obstacle is None
-            if obstacle is not None:
-                say(f"The network is not compiled, which would train it faster: {obstacle}.")
-        self.mixed = mixed_precision(self.device) and not settings.full_precision
+        acceleration = Acceleration.of(self.device, settings.full_precision, settings.compiled)
+        self.mixed = acceleration.mixed
         network = UNet(self.configuration, self.inputs, len(plan.labels), self.recipe)
         self.network = for_device(network, self.device, training=True, mixed=self.mixed)
         self.optimizer, self.schedule = make_optimiser(
@@ -90,9 +82,8 @@ class Trainer:
         self.clip = clips(self.recipe, settings.budget_seconds)
         self.progress = Progress(self.configuration.batch_size, settings.batches_per_epoch)
         full = FIRST_STAGE in plan.configurations and settings.configuration != FIRST_STAGE
-        self.batch_dice = self.configuration.dimensions == 2 or full
-        self._captured: CapturedStep | None = None
-        self._loss = self._compiled(self._loss_of)
+        batch_dice = self.configuration.dimensions == 2 or full
+        self.step = TrainingStep(self.network, self.device, self.recipe.loss, batch_dice, acceleration)
 
     @property
     def checkpoint(self) -> Path:
@@ -120,13 +111,6 @@ class Trainer:
         save_weights(weights, self.network)
         return weights
 
-    def _compiled(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """The function compiled for its inputs' shapes, which stay the same, where a GPU trains; else as it is."""
-        if not self.compiles:
-            return function
-        compiled: Callable[..., Tensor] = torch.compile(function, dynamic=False)
-        return compiled
-
     def _fit_to_budget(self, seconds: float) -> None:
         """Measure the machine, choose batch size and epoch length; the time this takes counts as spent."""
         started = time.monotonic()
@@ -136,7 +120,7 @@ class Trainer:
         def step(samples: int) -> None:
             image = torch.zeros((samples, *size), device=self.device)
             labels = torch.zeros((samples, *size[1:]), dtype=torch.int64, device=self.device)
-            self._loss(image, labels).backward()  # type: ignore[no-untyped-call]
+            self.step.loss(image, labels).backward()  # type: ignore[no-untyped-call]
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
 
@@ -160,32 +144,6 @@ class Trainer:
                 f"So few updates teach little. Give more time, or plan smaller patches: nnbox plan {self.plan.dataset} "
                 f"--memory-gb {self.plan.memory_gb / 4:g} (this plan: {self.plan.memory_gb:g})"
             )
-
-    def _loss_of(self, image: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
-            outputs = self._outputs(image)
-        exact = [logits.float() for logits in outputs]
-        return loss_at_every_resolution(exact, labels, self.batch_dice, self.recipe.loss)
-
-    def _labels_of(self, image: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
-            return self._outputs(image)[0].argmax(1)
-
-    def _outputs(self, image: Tensor) -> list[Tensor]:
-        if self.mixed and can_be_padded(self.network):
-            return padded_at_every_resolution(self.network, image)
-        return self.network.at_every_resolution(image)
-
-    def _gradients(self, image: Tensor, labels: Tensor) -> Tensor:
-        """Put a batch's gradients into the network; returns its loss, which may not be computed yet."""
-        if self.device.type == "cuda":
-            if self._captured is None:
-                self._captured = CapturedStep(self._loss, self.network, image, labels)
-            return self._captured(image, labels)
-        loss = self._loss(image, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
 
     def _source(self, purpose: int) -> BatchSource:
         validation = purpose == VALIDATION
@@ -244,7 +202,7 @@ class Trainer:
         for image, labels in itertools.islice(batches, count):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.rate
-            losses.append(self._gradients(image, labels))
+            losses.append(self.step.gradients(image, labels))
             if self.clip:
                 torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
             self.optimizer.step()
@@ -274,7 +232,7 @@ class Trainer:
         classes = len(self.plan.labels)
         counts = torch.zeros((classes, 3), dtype=torch.float64, device=self.device)
         for image, labels in itertools.islice(batches, count):
-            predicted = self._labels_of(image)
+            predicted = self.step.labels_of(image)
             for value in range(1, classes):
                 truth, guess = labels == value, predicted == value
                 counts[value] += torch.stack([(truth & guess).sum(), truth.sum(), guess.sum()])

@@ -11,7 +11,7 @@ import torch
 from nnunet_box.dataset.splits import Fold
 from nnunet_box.memory import GIB
 from nnunet_box.training import acceleration
-from nnunet_box.training.acceleration import compile_obstacle, mixed_precision, room_for_cases
+from nnunet_box.training.acceleration import Acceleration, compile_obstacle, mixed_precision, room_for_cases
 from nnunet_box.training.batches import BatchSource, augments_on_device
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.trainer import Trainer
@@ -74,12 +74,12 @@ def test_mixed_precision_keeps_weights_loss_and_gradients_in_float32(tmp_path: P
     random = torch.Generator().manual_seed(0)
     image = torch.randn((2, 1, *VOLUME.patch_size), generator=random)
     labels = torch.randint(0, 3, (2, *VOLUME.patch_size), generator=random)
-    assert not trainer.mixed
-    exact = trainer._loss(image, labels)
-    trainer.mixed = True
+    assert not trainer.step.mixed
+    exact = trainer.step.loss(image, labels)
+    trainer.step.mixed = True
     kinds = []
     hook = trainer.network.encoder[0][0][2].register_forward_hook(lambda *seen: kinds.append(seen[2].dtype))
-    mixed = trainer._loss(image, labels)
+    mixed = trainer.step.loss(image, labels)
     hook.remove()
     mixed.backward()
     assert mixed.dtype == torch.float32 and float(mixed.detach()) == pytest.approx(float(exact.detach()), abs=0.02)
@@ -90,9 +90,23 @@ def test_mixed_precision_keeps_weights_loss_and_gradients_in_float32(tmp_path: P
         assert parameter.grad.dtype == torch.float32
 
 
-def test_full_precision_is_a_choice(tmp_path: Path, gpu: pytest.MonkeyPatch) -> None:
-    gpu.setattr("nnunet_box.training.trainer.mixed_precision", lambda device: True)
-    for full, mixed in ((False, True), (True, False)):
-        settings = TrainingSettings("3d_fullres", 0, device="cpu", full_precision=full)
-        trainer = Trainer(toy_plan(), tmp_path, Fold(train=["a"], val=["b"]), tmp_path / "fold", settings)
-        assert trainer.mixed is mixed
+def test_what_a_gpu_offers_can_be_turned_off(gpu: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Acceleration.of(CUDA, full_precision=False, compiled=True) == Acceleration(mixed=True, compiled=True)
+    assert Acceleration.of(CUDA, full_precision=True, compiled=False) == Acceleration(mixed=False, compiled=False)
+    assert Acceleration.of(CPU, full_precision=False, compiled=True) == Acceleration(mixed=False, compiled=False)
+    assert capsys.readouterr().err == "", "nothing that could be better"
+    gpu.setattr(acceleration.importlib.util, "find_spec", lambda name: None)
+    assert not Acceleration.of(CUDA, full_precision=False, compiled=True).compiled
+    assert "triton" in capsys.readouterr().err
+    Acceleration.of(CUDA, full_precision=False, compiled=False)
+    assert capsys.readouterr().err == "", "nobody asked for it"
+
+
+def test_settings_reach_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        Acceleration, "of", classmethod(lambda cls, *given: asked.append(given) or cls(mixed=True, compiled=False))
+    )
+    settings = TrainingSettings("3d_fullres", 0, device="cpu", full_precision=True, compiled=False)
+    trainer = Trainer(toy_plan(), tmp_path, Fold(train=["a"], val=["b"]), tmp_path / "fold", settings)
+    assert asked == [(CPU, True, False)] and trainer.step.mixed

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from nnunet_box.dataset.splits import Fold
 from nnunet_box.errors import InvalidData, NnboxError, UsageError
+from nnunet_box.training import step as step_module
 from nnunet_box.training import trainer as trainer_module
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.trainer import Trainer
@@ -144,8 +145,8 @@ def test_a_damaged_checkpoint_is_named(store: tuple[Path, Fold], tmp_path: Path)
 def test_a_loss_that_is_no_number_stops_the_run(
     store: tuple[Path, Fold], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = trainer_module.loss_at_every_resolution
-    monkeypatch.setattr(trainer_module, "loss_at_every_resolution", lambda *values: loss(*values) * float("nan"))
+    loss = step_module.loss_at_every_resolution
+    monkeypatch.setattr(step_module, "loss_at_every_resolution", lambda *values: loss(*values) * float("nan"))
     with pytest.raises(NnboxError, match="not a number"):
         trainer(store, tmp_path).run(resume=False)
 
@@ -185,4 +186,4 @@ def test_dice_is_pooled_over_the_batch_in_2d_and_at_full_resolution_beside_a_low
         entries = {**plan.configurations, "3d_lowres": plan.configurations["3d_fullres"]}
         plan = plan.model_copy(update={"configurations": entries})
     settings = replace(SETTINGS, configuration=configuration)
-    assert Trainer(plan, store[0], store[1], tmp_path, settings).batch_dice is pooled
+    assert Trainer(plan, store[0], store[1], tmp_path, settings).step.batch_dice is pooled
