@@ -13,5 +13,5 @@ def warped(ours: np.ndarray, peer: np.ndarray) -> str:
 
 ROWS = {
     "warp": Row("elastic, rotation, scaling of a 128x128x128 sample, cubic", 8, warped, threads=1),
-    "pipeline": Row("augmentation of a sample with its probabilities, 128x128x128", 3, None, threads=1),
+    "pipeline": Row("augmentation of a sample with its probabilities, 128x128x128", 3, None, threads=1, turns=7),
 }
