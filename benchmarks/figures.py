@@ -44,7 +44,7 @@ def verdicts(row: Row, figures: Figures) -> dict[str, bool]:
     """Which of the row's targets are met, by the target's words in the table."""
     found: dict[str, bool] = {}
     if row.target is not None:
-        found[f"{row.target:g} times faster" if row.target > 1 else f"ratio {row.target:g}"] = (
+        found[f"{row.target:g} times faster" if row.target > 1 else f"ratio {row.target:.3g}"] = (
             figures["ratio"] >= row.target
         )
     if row.most_seconds is not None:
@@ -52,7 +52,7 @@ def verdicts(row: Row, figures: Figures) -> dict[str, bool]:
     if row.most_bytes is not None:
         found[memory_text(row.most_bytes, row)] = figures["bytes"] <= row.most_bytes
     if row.memory_target is not None:
-        found[f"memory {row.memory_target:g} times smaller"] = (
+        found[f"memory {row.memory_target:.2g} times smaller"] = (
             figures["other_bytes"] >= row.memory_target * figures["bytes"]
         )
     agreement = figures.get("agreement")

@@ -215,8 +215,10 @@ def test_the_network_takes_image_and_channels_and_trains(
     fold = Fold(train=names[:2], val=names[2:])
     run = Trainer(cascade_plan(), store, fold, tmp_path / "fold", settings, previous)
     assert run.network.encoder[0][0][0].weight.shape[1] == 1 + CLASSES - 1  # type: ignore[index,union-attr]
-    assert run.batch_dice, "full resolution with a low one"
-    assert not Trainer(cascade_plan(), store, fold, tmp_path, replace(settings, configuration="3d_lowres")).batch_dice
+    assert run.step.batch_dice, "full resolution with a low one"
+    assert not Trainer(
+        cascade_plan(), store, fold, tmp_path, replace(settings, configuration="3d_lowres")
+    ).step.batch_dice
     assert run.run(resume=False).is_file()
     budget = replace(settings, epochs=None, budget_seconds=2.0)
     assert Trainer(cascade_plan(), store, fold, tmp_path / "budget", budget, previous).run(resume=False).is_file()
