@@ -26,7 +26,7 @@ def test_medians_and_ratio_of_the_other_side_over_ours() -> None:
 def test_a_bound_counts_so_many_times() -> None:
     row = Row("ten times the cases", 1 / 1.05, against="bound", times=10)
     figures = figures_of(row, {"ours": side(21.0), "other": side(2.0)})
-    assert figures["other_seconds"] == 20 and verdicts(row, figures) == {"ratio 0.952381": True}
+    assert figures["other_seconds"] == 20 and verdicts(row, figures) == {"ratio 0.952": True}
     assert not all(verdicts(row, figures_of(row, {"ours": side(21.1), "other": side(2.0)})).values())
 
 
