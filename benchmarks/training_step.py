@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from training.hippocampus import plan
 
 from nnunet_box.network.unet import UNet, for_device
 from nnunet_box.planning.plan import Configuration
@@ -30,16 +31,7 @@ SLICES = Configuration(
     in_plane_augmentation=False,
     axis_order=(0, 1, 2),
 )
-VOLUME = Configuration(
-    patch_size=(40, 56, 40),
-    batch_size=2,
-    num_pool_per_axis=(3, 3, 3),
-    pool_kernel_sizes=((2, 2, 2),) * 3,
-    conv_kernel_sizes=((3, 3, 3),) * 4,
-    spacing=(1.0, 1.0, 1.0),
-    median_shape=(36, 50, 35),
-    in_plane_augmentation=False,
-)
+VOLUME = plan().configurations["3d_fullres"].model_copy(update={"batch_size": 2})
 
 
 def in_turns(ours: Callable[[], object], peer: Callable[[], object]) -> dict[str, float]:

@@ -105,8 +105,8 @@ def write_model(task: Task, folder: Path) -> Path:
     import torch
 
     (folder / "fold_0").mkdir(parents=True)
-    (folder / "plans.json").write_text(json.dumps(_plans(task)))
-    (folder / "dataset.json").write_text(json.dumps(_dataset(task)))
+    (folder / "plans.json").write_text(json.dumps(plans(task)))
+    (folder / "dataset.json").write_text(json.dumps(dataset(task)))
     checkpoint = {
         "network_weights": _weights(task),
         "init_args": {"configuration": "3d_fullres", "fold": 0, "plans": {}},
@@ -117,7 +117,8 @@ def write_model(task: Task, folder: Path) -> Path:
     return folder
 
 
-def _dataset(task: Task) -> dict[str, Any]:
+def dataset(task: Task) -> dict[str, Any]:
+    """``dataset.json``."""
     return {
         "channel_names": {"0": "CT" if task.ct else "MRI"},
         "labels": {"background": 0} | {f"label_{value}": value for value in range(1, task.classes)},
@@ -126,7 +127,8 @@ def _dataset(task: Task) -> dict[str, Any]:
     }
 
 
-def _plans(task: Task) -> dict[str, Any]:
+def plans(task: Task) -> dict[str, Any]:
+    """``nnUNetPlans.json`` as nnunetv2's planner writes it for such a patch."""
     outputs = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
     configuration = {
         "data_identifier": "nnUNetPlans_3d_fullres",

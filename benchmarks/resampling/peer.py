@@ -11,24 +11,21 @@ import numpy as np
 Work = Callable[[], Any]
 
 
-def resample_image() -> Work:
+def resampled(volume: np.ndarray, is_seg: bool, order: int) -> Work:
     from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape as resample
 
-    image = measuring.ct_image()[None]
     spacings = measuring.CT_SPACING, measuring.CT_TARGET_SPACING
     return lambda: resample(
-        image, measuring.CT_TARGET, *spacings, is_seg=False, order=3, order_z=0, force_separate_z=None
+        volume[None], measuring.CT_TARGET, *spacings, is_seg=is_seg, order=order, order_z=0, force_separate_z=None
     )[0]
+
+
+def resample_image() -> Work:
+    return resampled(measuring.ct_image(), is_seg=False, order=3)
 
 
 def resample_labels() -> Work:
-    from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape as resample
-
-    labels = measuring.ct_labels()[None]
-    spacings = measuring.CT_SPACING, measuring.CT_TARGET_SPACING
-    return lambda: resample(
-        labels, measuring.CT_TARGET, *spacings, is_seg=True, order=1, order_z=0, force_separate_z=None
-    )[0]
+    return resampled(measuring.ct_labels(), is_seg=True, order=1)
 
 
 def export() -> Work:

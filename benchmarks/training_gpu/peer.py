@@ -11,73 +11,26 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
+from prediction.models import CUBE, HALF, WHOLE, Task, dataset, plans
 from training_gpu import data
 
-FEATURES = [32, 64, 128, 256, 320, 320]
+TASK = Task(
+    name="volumes",
+    shape=data.SHAPE,
+    image_spacing=(1.0, 1.0, 1.0),
+    classes=data.CLASSES,
+    patch=data.PATCH,
+    spacing=(1.0, 1.0, 1.0),
+    features=(32, 64, 128, 256, 320, 320),
+    strides=(WHOLE, *(HALF,) * (data.STAGES - 1)),
+    kernels=(CUBE,) * data.STAGES,
+)
 
 
-def plans() -> dict[str, Any]:
-    """As nnunetv2's planner writes them for such a patch."""
-    conv = "torch.nn.modules.conv.Conv3d"
-    resampling = "resample_data_or_seg_to_shape"
-    kwargs: dict[str, Any] = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
-    configuration = {
-        "data_identifier": "nnUNetPlans_3d_fullres",
-        "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": data.BATCH,
-        "patch_size": list(data.PATCH),
-        "median_image_size_in_voxels": [float(length) for length in data.SHAPE],
-        "spacing": [1.0, 1.0, 1.0],
-        "normalization_schemes": ["ZScoreNormalization"],
-        "use_mask_for_norm": [False],
-        "resampling_fn_data": resampling,
-        "resampling_fn_seg": resampling,
-        "resampling_fn_probabilities": resampling,
-        "resampling_fn_data_kwargs": kwargs,
-        "resampling_fn_seg_kwargs": kwargs | {"is_seg": True, "order": 1},
-        "resampling_fn_probabilities_kwargs": kwargs | {"order": 1},
-        "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            "arch_kwargs": {
-                "n_stages": data.STAGES,
-                "features_per_stage": FEATURES,
-                "conv_op": conv,
-                "kernel_sizes": [[3, 3, 3]] * data.STAGES,
-                "strides": [[1, 1, 1]] + [[2, 2, 2]] * (data.STAGES - 1),
-                "n_conv_per_stage": [2] * data.STAGES,
-                "n_conv_per_stage_decoder": [2] * (data.STAGES - 1),
-                "conv_bias": True,
-                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-                "dropout_op": None,
-                "dropout_op_kwargs": None,
-                "nonlin": "torch.nn.LeakyReLU",
-                "nonlin_kwargs": {"inplace": True},
-            },
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
-        "batch_dice": False,
-    }
-    return {
-        "dataset_name": "Dataset900_Volumes",
-        "plans_name": "nnUNetPlans",
-        "original_median_spacing_after_transp": [1.0, 1.0, 1.0],
-        "original_median_shape_after_transp": list(data.SHAPE),
-        "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "experiment_planner_used": "ExperimentPlanner",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {},
-        "configurations": {"3d_fullres": configuration},
-    }
-
-
-def write_volumes(folder: Path) -> dict[str, Any]:
-    """The preprocessed folder of ``plans``, through nnunetv2's own classes; returns its dataset.json."""
+def write_volumes(folder: Path) -> None:
+    """The preprocessed folder of ``TASK``, through nnunetv2's own classes."""
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
@@ -86,29 +39,21 @@ def write_volumes(folder: Path) -> dict[str, Any]:
     names = []
     for name, image, labels in data.cases():
         names.append(name)
-        values = [[value] for value in range(1, data.CLASSES)]
-        locations = DefaultPreprocessor._sample_foreground_locations(labels[None], [value for [value] in values])
+        locations = DefaultPreprocessor._sample_foreground_locations(labels[None], list(range(1, data.CLASSES)))
         blocks, chunks = comp_blosc2_params(image.shape, data.PATCH, image.itemsize)
         label_blocks, label_chunks = comp_blosc2_params(image.shape, data.PATCH, labels.itemsize)
         nnUNetDatasetBlosc2.save_case(
             image, labels[None], {"class_locations": locations}, str(store / name),
             chunks=chunks, blocks=blocks, chunks_seg=label_chunks, blocks_seg=label_blocks,
         )  # fmt: skip
-    dataset = {
-        "channel_names": {"0": "CT"},
-        "labels": {"background": 0} | {f"organ {value}": value for value in range(1, data.CLASSES)},
-        "numTraining": len(names),
-        "file_ending": ".nii.gz",
-    }
     split = len(names) * 4 // 5
     for file, value in (
-        ("dataset.json", dataset),
-        ("nnUNetPlans.json", plans()),
+        ("dataset.json", dataset(TASK)),
+        ("nnUNetPlans.json", plans(TASK)),
         ("dataset_fingerprint.json", {}),
         ("splits_final.json", [{"train": names[:split], "val": names[split:]}]),
     ):
         (folder / file).write_text(json.dumps(value))
-    return dataset
 
 
 def main() -> None:
@@ -119,7 +64,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="nnUNet_preprocessed/DATASET with splits; made where left out.")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
-        folder = given.folder or Path(made) / "Dataset900_Volumes"
+        folder = given.folder or Path(made) / plans(TASK)["dataset_name"]
         os.environ |= {
             "nnUNet_preprocessed": str(folder.parent),
             "nnUNet_results": str(Path(made) / "results"),
@@ -130,10 +75,10 @@ def main() -> None:
             write_volumes(folder)
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-        chosen, dataset = (json.loads((folder / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json"))
+        chosen, described = (json.loads((folder / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json"))
         torch.backends.cudnn.benchmark = True
         chosen["continue_training"] = False  # as its command line adds it
-        trainer = nnUNetTrainer(chosen, "3d_fullres", 0, dataset, device=torch.device("cuda"))
+        trainer = nnUNetTrainer(chosen, "3d_fullres", 0, described, device=torch.device("cuda"))
         started = time.perf_counter()
         trainer.on_train_start()
         trainer.on_epoch_start()

@@ -26,8 +26,8 @@ silent)."""
 COMPRESSION_LEVEL = 5
 BLOCK_EDGES = {2: 128, 3: 32}
 """A chunk is compressed block by block, and the blocks that a patch touches are read: cubes, or squares of a slice,
-where blosc2 would choose planes. So, and with LZ4, a patch is read in a quarter of the time that Zstandard in planes
-takes, and written in a fifth, for a quarter more of disk."""
+where blosc2 would choose planes. So, and with LZ4, a patch is read in a sixth of the time that Zstandard in planes
+takes, for a quarter more of disk (``benchmarks/store_reading.py``)."""
 
 
 @dataclass(frozen=True)

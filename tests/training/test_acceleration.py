@@ -10,6 +10,7 @@ import torch
 
 from nnunet_box.dataset.splits import Fold
 from nnunet_box.memory import GIB
+from nnunet_box.planning.variant import recipe
 from nnunet_box.training import acceleration
 from nnunet_box.training.acceleration import Acceleration, compile_obstacle, mixed_precision, room_for_cases
 from nnunet_box.training.batches import BatchSource, augments_on_device
@@ -60,9 +61,14 @@ def test_cases_get_what_the_network_leaves(gpu: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "answer"),
-    [({}, True), ({"previous": Path("before")}, False)],
+    [
+        ({}, True),
+        ({"recipe": recipe(["no-augmentation"])}, True),
+        ({"recipe": recipe(["more-augmentation"])}, False),
+        ({"previous": Path("before")}, False),
+    ],
 )
-def test_a_cascade_is_augmented_on_the_cpu(changes: dict[str, Any], answer: bool) -> None:
+def test_what_the_card_cannot_do_is_augmented_on_the_cpu(changes: dict[str, Any], answer: bool) -> None:
     source = BatchSource(Path(), (), VOLUME, 2, False, 1, 0, 3, **changes)
     assert augments_on_device(source, CUDA) is answer
     assert not augments_on_device(source, CPU)

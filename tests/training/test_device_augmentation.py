@@ -219,6 +219,7 @@ def test_cases_that_fit_lie_on_the_device_and_make_the_same_batches(
             watched.setattr(
                 batches_module, "open_case", lambda *case, seen=opened: seen.append(case) or open_case(*case)
             )
+            watched.setattr(batches_module, "DataLoader", lambda *_, **__: pytest.fail("read batch by batch"))
             held = list(batch_loader([given], keys, 0, CPU, needed))
         assert len(opened) <= 6, "once to count bytes, once to read"
         for (image, labels), (same_image, same_labels) in zip(read, held, strict=True):
