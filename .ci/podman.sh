@@ -56,6 +56,8 @@ EOF
     # Without systemd nobody else makes the control groups.
     [ -d /run/systemd/system ] || echo 'cgroup_manager = "cgroupfs"' >>"$run/containers.conf"
     rm -f "$socket"
+    # Not from a clone that may go: no container starts below a folder that is no longer there.
+    cd /
     CONTAINERS_CONF=$run/containers.conf setsid nohup podman --root "$storage" --runroot "$run/runroot" \
         system service --time=0 "unix://$socket" >"$run/service.log" 2>&1 </dev/null 9>&- &
     echo $! >"$run/pid"
