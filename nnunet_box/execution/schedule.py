@@ -15,6 +15,8 @@ from nnunet_box.progress import say
 from nnunet_box.workspace import Workspace
 
 LOOK_EVERY_SECONDS = 0.2
+KNOWN_CODES = {2, 3, 4, 5}
+"""Exit codes of errors.py that say more than that something failed."""
 MOST_ATTEMPTS = 3
 """Of a task that was killed or told to come back; one that fails by itself is not run again."""
 
@@ -54,7 +56,10 @@ class Walk:
 class TasksFailed(NnboxError):
     """Tasks of a graph failed; those that do not depend on them are done."""
 
-    def __init__(self, workspace: Workspace, failed: Sequence[str], blocked: Sequence[str]) -> None:
+    def __init__(self, workspace: Workspace, failed: Mapping[str, int], blocked: Sequence[str]) -> None:
+        codes = set(failed.values())
+        # The code of the one cause, where they all have the same.
+        self.exit_code = codes.pop() if len(codes) == 1 and codes < KNOWN_CODES else NnboxError.exit_code
         told = "\n  ".join(describe_failure(workspace, name) for name in failed)
         rest = f" Not begun, as they need them: {', '.join(blocked)}." if blocked else ""
         super().__init__(
@@ -79,7 +84,7 @@ def walk(
     TasksFailed: at the end, when nothing else is left to do. Interrupted: by a signal.
     """
     progress = Walk(tasks, dict.fromkeys((task.name for task in tasks), "waiting"))
-    attempts = dict.fromkeys(progress.states, 0)
+    attempts, codes = dict.fromkeys(progress.states, 0), dict.fromkeys(progress.states, 0)
     with patient("tasks that run come to their end; once more ends them at once") as check:
         try:
             while True:
@@ -96,6 +101,7 @@ def walk(
                 time.sleep(LOOK_EVERY_SECONDS)
                 for name, code in executor.ended():
                     again = (code == COME_BACK or code > 128) and attempts[name] < MOST_ATTEMPTS
+                    codes[name] = code
                     progress.states[name] = "done" if code == 0 else "waiting" if again else "failed"
                     if again:
                         say(f"{name} was ended with {code}; it goes on from where it was.")
@@ -104,7 +110,7 @@ def walk(
         except BaseException:
             _wind_up(progress, executor)
             raise
-    failed = [task.name for task in progress.of("failed")]
+    failed = {task.name: codes[task.name] for task in progress.of("failed")}
     if failed:
         raise TasksFailed(workspace, failed, [task.name for task in progress.of("blocked")])
     return progress
