@@ -13,36 +13,19 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from nnunet_box.errors import NnboxError, UsageError
-from nnunet_box.execution.graph import Kind, Task
+from nnunet_box.execution.graph import Task
 from nnunet_box.execution.records import Record, State, read_record, states, write_record
-from nnunet_box.execution.run_task import command_line
-from nnunet_box.execution.schedule import MOST_ATTEMPTS
-from nnunet_box.interrupts import BEFORE_A_LIMIT, COME_BACK
+from nnunet_box.execution.slurm_script import SLURM, SLURM_LOG, SlurmOption, job_script, one_line
+from nnunet_box.progress import say
 from nnunet_box.workspace import Workspace
 
-SLURM = "slurm"
-WARN_SECONDS = 120
-"""Between the signal and the time limit: a batch, its checkpoint, and a file system that takes its time."""
-CORES = 8
-"""Of a job, unless a person says otherwise: a GPU's training has at most so many workers."""
 TIMEOUT_SECONDS = 120
 NEVER = "DependencyNeverSatisfied"
 AT_WORK = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
-OUR_OWN = ("--array", "--clusters", "--dependency", "--parsable", "--test-only", "--wait", "--wrap")
-"""Options that would make other jobs than those the graph counts on."""
-_OPTION = re.compile(r"(?:(?P<kind>[a-z]+):)?(?P<option>(?P<name>--[a-z][a-z-]*)(?:=[^\x00-\x1f\x7f]*)?)")
 _END = "END_OF_SCRIPT"
-
-
-@dataclass(frozen=True)
-class SlurmOption:
-    """An option of ``sbatch`` as a person gave it. kind: of the tasks it is for, None for all."""
-
-    kind: Kind | None
-    text: str
 
 
 @dataclass(frozen=True)
@@ -63,25 +46,6 @@ class Step:
     job: str | None
     needs: tuple[str, ...]
     replaces: str | None = None
-
-
-def parse_option(text: str) -> SlurmOption:
-    """``--partition=gpu``, or ``train:--partition=gpu`` for one kind of task.
-
-    Raises
-    ------
-    UsageError: anything else, or an option that would make other jobs than the graph counts on.
-    """
-    found = _OPTION.fullmatch(text)
-    kinds = get_args(Kind)
-    if found is None or (found["kind"] is not None and found["kind"] not in kinds):
-        raise UsageError(
-            f"--slurm-option {text!r}: write an option of sbatch as --name or --name=value, for one kind of task as "
-            f"train:--name=value; kinds are {', '.join(kinds)}."
-        )
-    if found["name"] in OUR_OWN:
-        raise UsageError(f"--slurm-option {text}: {found['name']} is set by the order of the tasks.")
-    return SlurmOption(found["kind"], found["option"])
 
 
 def queue() -> dict[str, Job]:
@@ -107,7 +71,7 @@ def steps(workspace: Workspace, tasks: Sequence[Task], known: Mapping[str, Job])
     ------
     UsageError: a job of one of these tasks waits or runs with other settings.
     """
-    found = states(workspace, list(tasks), {SLURM: lambda: {job: entry.state for job, entry in known.items()}})
+    found = states(workspace, list(tasks), {SLURM: lambda: job_states(known)})
     left = [task for task in tasks if found[task.name] != "done"]
     jobs = {task.name: _live(workspace, task, known) for task in left}
     foreign = [job for task in left if (job := jobs[task.name]) is not None and job[1] != task.key]
@@ -177,59 +141,6 @@ def _sbatch(needs: Sequence[str]) -> list[str]:
     return ["sbatch", "--parsable", *([f"--dependency=afterok:{':'.join(needs)}"] if needs else [])]
 
 
-def job_script(workspace: Workspace, task: Task, options: Sequence[SlurmOption]) -> str:
-    """The batch script of a task. What a person chose comes last and so has the last word.
-
-    It is asked to go on later where the task was told to end before a time limit, and a few times where it was killed.
-    """
-    folder = workspace.task(task.name).resolve()
-    gpu = task.gpu and task.settings is not None and task.settings.device != "cpu"
-    directives = [
-        f"--job-name=nnbox-{workspace.dataset}-{task.name}",
-        # Only what Slurm itself has to say: the task's words are in its log. A % would begin a name of Slurm's.
-        f"--output={str(folder / 'slurm.txt').replace('%', '%%')}",
-        "--open-mode=append",
-        "--requeue",
-        "--kill-on-invalid-dep=yes",
-        f"--signal=B:{BEFORE_A_LIMIT.name.removeprefix('SIG')}@{WARN_SECONDS}",
-        f"--cpus-per-task={CORES}",
-        *(["--gres=gpu:1"] if gpu else []),
-        *(option.text for option in options if option.kind in (None, task.kind)),
-    ]
-    command = command_line(workspace, task.name, task.key, task.argv)
-    place = command.index("--")
-    words = [shlex.join(command[:place]), f'--job "{SLURM}:$SLURM_JOB_ID"', shlex.join(command[place:])]
-    killed = 128 + 9
-    early = 128 + BEFORE_A_LIMIT
-    return "\n".join(
-        [
-            "#!/bin/bash",
-            *(f"#SBATCH {shlex.quote(_plain(directive))}" for directive in directives),
-            "",
-            'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"',
-            "",
-            "# Before the time limit this shell alone is told; it hands that on and waits for the end.",
-            'trap \'kill -s USR1 "$task"\' USR1',
-            'trap \'kill -s TERM "$task"\' TERM',
-            f"{_plain(' '.join(words))} &",
-            "task=$!",
-            'wait "$task"',
-            'while kill -0 "$task" 2>/dev/null; do wait "$task"; done',
-            'wait "$task"',
-            "code=$?",
-            "",
-            f"# {COME_BACK}: it ended before the limit and goes on later; {early}: so early that nothing had begun; "
-            f"{killed}: killed.",
-            f'if [ "$code" -eq {COME_BACK} ] || [ "$code" -eq {early} ] ||',
-            f'    {{ [ "$code" -eq {killed} ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {MOST_ATTEMPTS - 1} ]; }}; then',
-            '    scontrol requeue "$SLURM_JOB_ID"',
-            "fi",
-            'exit "$code"',
-            "",
-        ]
-    )
-
-
 def submission_script(workspace: Workspace, made: Sequence[Step], options: Sequence[SlurmOption]) -> str:
     """One shell script that submits what ``submit`` would, for people who look first or submit by hand."""
     lines = ["#!/bin/bash", f"# The tasks of {workspace.dataset} that are not done, as Slurm jobs.", "set -e"]
@@ -243,7 +154,7 @@ def submission_script(workspace: Workspace, made: Sequence[Step], options: Seque
             lines.append(f"scancel --state=PENDING {step.replaces}")
         needs = "".join(f":${{{_variable(need)}%%;*}}" for need in step.needs)
         dependency = f' --dependency="afterok{needs}"' if needs else ""
-        lines.append(f"mkdir -p {shlex.quote(_plain(str(workspace.task(step.task.name).resolve())))}")
+        lines.append(f"mkdir -p {shlex.quote(one_line(str(workspace.task(step.task.name).resolve())))}")
         script = job_script(workspace, step.task, options)
         lines += [f"{variable}=$(sbatch --parsable{dependency} <<'{_END}'", script.rstrip("\n"), _END, ")"]
         lines.append(f'echo "{step.task.name}: job ${variable}"')
@@ -254,33 +165,44 @@ def _variable(name: str) -> str:
     return "job_" + re.sub(r"\W", "_", name)
 
 
-def _plain(text: str) -> str:
-    """The text, which goes on one line of a script.
+def known_jobs(workspace: Workspace, tasks: Sequence[Task]) -> dict[str, Job]:
+    """As ``queue``; where Slurm does not answer, what was last noted of each job, and a message."""
+    try:
+        return queue()
+    except NnboxError as error:
+        say(f"{error} What is said of Slurm's jobs is what was last noted of them.")
+    records = [record for task in tasks if (record := read_record(workspace, task.name)) is not None]
+    return {
+        record.job: Job("running" if record.state == "running" else "submitted", "unknown")
+        for record in records
+        if record.scheduler == SLURM and record.job is not None
+    }
 
-    Raises
-    ------
-    UsageError: it has control characters in it.
-    """
-    if re.search(r"[\x00-\x1f\x7f]", text):
-        raise UsageError(f"{text!r}: a batch script cannot name this; choose folders without line breaks.")
-    return text
+
+def job_states(known: Mapping[str, Job]) -> dict[str, str]:
+    """As ``records.states`` takes them."""
+    return {job: entry.state for job, entry in known.items()}
 
 
-def waiting_reasons(
+def remarks(
     workspace: Workspace, tasks: Sequence[Task], found: Mapping[str, State], known: Mapping[str, Job]
 ) -> dict[str, str]:
-    """Task to why its job waits or will not run, in words."""
+    """Task to what there is to say of its job beside its state: why it waits, in Slurm's words, or that it has gone."""
     told = {}
     for task in tasks:
         record = read_record(workspace, task.name)
         if record is None or record.scheduler != SLURM or record.job is None or record.key != task.key:
             continue
         if found[task.name] == "submitted" and record.job in known:
-            told[task.name] = f"job {record.job} waits: {known[record.job].reason}"
-        elif found[task.name] != "done" and record.state == "submitted" and record.job not in known:
+            told[task.name] = known[record.job].reason
+        elif (
+            found[task.name] in ("waiting", "unfinished")
+            and record.state == "submitted"
+            and all(found[need] == "done" for need in task.needs)
+        ):
             told[task.name] = (
-                f"job {record.job} has gone without having run: it was cancelled, what it needs has failed, or it "
-                f"could not start ({workspace.task(task.name) / 'slurm.txt'})"
+                f"job {record.job} is gone and has not run: cancelled, or it could not start (log: "
+                f"{workspace.task(task.name) / SLURM_LOG})"
             )
     return told
 
