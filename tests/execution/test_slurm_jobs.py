@@ -247,9 +247,14 @@ def test_a_folder_that_no_script_can_name_is_refused(tmp_path: Path) -> None:
         job_script(Workspace(tmp_path / "a\n#SBATCH --uid=0", "toy"), toy_graph(set())[0], [])
 
 
-LISTENS = (
-    "import signal, sys, time\nfor s in (10, 15): signal.signal(s, lambda *_: sys.exit({}))\nprint('on', flush=True)\n"
-)
+LISTENS = """
+import signal, sys, time
+for number in (signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(number, lambda *_: sys.exit({}))
+print("on", flush=True)
+while True:
+    time.sleep(0.01)
+"""
 
 
 def start(
