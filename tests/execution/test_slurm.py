@@ -1,4 +1,4 @@
-"""``nnbox train-all --executor slurm`` on a real Slurm (``.ci/slurm.sh``): what it schedules, interrupts and refuses."""
+"""``nnbox train-all --executor slurm`` on a real Slurm (``.ci/slurm.sh``): what it schedules and interrupts."""
 
 from __future__ import annotations
 
@@ -63,10 +63,11 @@ def slurm(*arguments: str) -> str:
 
 
 def queue(workspace: Workspace) -> dict[str, str]:
-    """Task to state of the workspace's jobs, but for those that only wind up."""
-    lines = [line.split("|") for line in slurm("squeue", "--noheader", "--format=%o|%j|%T").splitlines()]
-    jobs = {name: state for _, name, state in lines if name.startswith(f"nnbox-{workspace.dataset}-")}
-    return {name.removeprefix(f"nnbox-{workspace.dataset}-"): state for name, state in jobs.items()}
+    """Task to state of the jobs that a workspace's records name."""
+    lines = [line.split("|") for line in slurm("squeue", "--noheader", "--format=%i|%T").splitlines()]
+    jobs = {job: state for job, state in lines}
+    found = (Record.model_validate_json(file.read_text()) for file in workspace.root.rglob("record.json"))
+    return {record.task: jobs[record.job] for record in found if record.job in jobs}
 
 
 def record(workspace: Workspace, task: str) -> Record:
@@ -107,19 +108,17 @@ def dataset(acdc_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return root
 
 
-def copy_of(root: Path, destination: Path, name: str, *folders: str) -> Workspace:
-    """A workspace of its own, its data set called ``name`` so that its jobs can be told from others."""
+def copy_of(root: Path, destination: Path, *folders: str) -> Workspace:
+    """A workspace of its own."""
     for folder in ("datasets", *folders):
-        shutil.copytree(root / folder / "acdc", destination / folder / name)
-    described = destination / "datasets" / name / "dataset.json"
-    described.write_text(json.dumps(json.loads(described.read_text()) | {"name": name}))
-    return Workspace(destination, name)
+        shutil.copytree(root / folder, destination / folder)
+    return Workspace(destination, "acdc")
 
 
 def test_a_graph_ends_as_it_does_on_one_machine(dataset: Path, tmp_path: Path, cancelled: None) -> None:
     """And a failing task stops what needs it and nothing else, both GPUs are used, nothing is submitted twice."""
-    here, there = (copy_of(dataset, tmp_path / name, "graph") for name in ("local", "slurm"))
-    arguments = ["train-all", "graph", "--configurations", "2d", "--folds", "0,1,2", "--workers", "0"]
+    here, there = (copy_of(dataset, tmp_path / name) for name in ("local", "slurm"))
+    arguments = ["train-all", "acdc", "--configurations", "2d", "--folds", "0,1,2", "--workers", "0"]
     arguments += ["--epochs", "1", "--batches-per-epoch", "1"]
     alone = subprocess.Popen(
         command(*arguments, "--workspace", here.root), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -155,7 +154,7 @@ def test_a_graph_ends_as_it_does_on_one_machine(dataset: Path, tmp_path: Path, c
         "train-2d-2": "done",
         "select": "blocked",
     }
-    told = nnbox("status", "graph", "--workspace", there.root)
+    told = nnbox("status", "acdc", "--workspace", there.root)
     assert "train-2d-0 ended with 1" in told
     spoilt.unlink()
     assert [line.split()[1] for line in nnbox(*chain).splitlines()] == ["train-2d-0", "select"]
@@ -175,7 +174,7 @@ def record_job(workspace: Workspace, task: str) -> str:
 def test_interrupted_trainings_go_on_and_end_the_same(dataset: Path, tmp_path: Path, cancelled: None) -> None:
     """One is told to end, one is killed, and one comes to its time limit, is put back and is cancelled."""
     names = ("alone", "told", "killed", "endless")
-    alone, told, killed, endless = (copy_of(dataset, tmp_path / name, name, "preprocessed") for name in names)
+    alone, told, killed, endless = (copy_of(dataset, tmp_path / name, "preprocessed") for name in names)
     common = ["--workers", "0", "--device", "cpu", "--batches-per-epoch", "20"]
     chain = ["--configurations", "2d", "--folds", "0", *common, "--executor", "slurm", *ONE_CORE]
     few = ["--epochs", "3"]
@@ -201,7 +200,7 @@ def test_interrupted_trainings_go_on_and_end_the_same(dataset: Path, tmp_path: P
     submit(endless, "--epochs", "1000", *limit, "--checkpoint-every", "1h")
     submit(told, *few, "--checkpoint-every", "1h")
     submit(killed, *few, "--checkpoint-every", "0.1s")
-    arguments = ["train", "alone", "--configuration", "2d", "--fold", "0", *common, *few, "--workspace", alone.root]
+    arguments = ["train", "acdc", "--configuration", "2d", "--fold", "0", *common, *few, "--workspace", alone.root]
     reference = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     wait(told, lambda: epochs(told), "first epoch")
