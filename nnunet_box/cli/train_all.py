@@ -104,7 +104,8 @@ def train_all(
         seed=seed,
         epochs=epochs,
         batches_per_epoch=batches_per_epoch,
-        device=device,
+        # Where a task runs its GPU is the only one it sees.
+        device="cuda" if device.startswith("cuda") else device,
         workers=workers,
         full_precision=full_precision,
         compiled=compiled,
@@ -112,7 +113,7 @@ def train_all(
     )
     request = Request.of(settings, names(configurations), fold_numbers(folds))
     if executor == "local":
-        _locally(paths, opened, request, settings.device, at_once, dry_run)
+        _locally(paths, opened, request, device, at_once, dry_run)
     elif executor == "slurm":
         _on_slurm(paths, opened, request, at_once, jobs, dry_run)
 
@@ -136,11 +137,11 @@ def _locally(
     from nnunet_box.locks import held
 
     slots = machine_slots(device, at_once)
+    if dry_run:
+        print_tasks(paths, prepared_graph(paths, opened, request, len(slots), keep=False))
+        return
     with held(paths.lock("train-all"), f"train-all of {opened.name}"):
-        tasks = prepared_graph(paths, opened, request, len(slots), keep=not dry_run)
-        if dry_run:
-            print_tasks(paths, tasks)
-            return
+        tasks = prepared_graph(paths, opened, request, len(slots))
         with shown(paths, len(slots)) as report:
             walk(paths, tasks, LocalExecutor(paths, slots), report)
     print_selection(load_selection(paths.selection))
@@ -167,12 +168,14 @@ def _on_slurm(
 
     if request.settings["device"].startswith("cuda:"):
         raise UsageError("--device: Slurm says which GPU a job gets; write cuda.")
+    if dry_run:
+        tasks = prepared_graph(paths, opened, request, at_once or 1, keep=False)
+        known = slurm.queue() if slurm.is_there() else {}
+        typer.echo(slurm.submission_script(paths, slurm.steps(paths, tasks, known), options), nl=False)
+        return
+    slurm.queue()  # Before any planning: it may not be there.
     with held(paths.lock("train-all"), f"train-all of {opened.name}"):
-        tasks = prepared_graph(paths, opened, request, at_once or 1, keep=not dry_run)
-        if dry_run:
-            known = slurm.queue() if slurm.is_there() else {}
-            typer.echo(slurm.submission_script(paths, slurm.steps(paths, tasks, known), options), nl=False)
-            return
+        tasks = prepared_graph(paths, opened, request, at_once or 1)
         steps = slurm.steps(paths, tasks, slurm.queue())
         sent = slurm.submit(paths, steps, options)
     for task, job in sent.items():
