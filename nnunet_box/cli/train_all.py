@@ -115,7 +115,7 @@ def train_all(
     if executor == "local":
         _locally(paths, opened, request, device, at_once, dry_run)
     elif executor == "slurm":
-        _on_slurm(paths, opened, request, at_once, jobs, dry_run)
+        _on_slurm(paths, opened, request, device, at_once, jobs, dry_run)
 
 
 def _check_executor(executor: str) -> None:
@@ -159,14 +159,20 @@ def _slurm_options(executor: str, given: list[str] | None) -> list[SlurmOption]:
 
 
 def _on_slurm(
-    paths: Workspace, opened: Dataset, request: Request, at_once: int | None, options: list[SlurmOption], dry_run: bool
+    paths: Workspace,
+    opened: Dataset,
+    request: Request,
+    device: str,
+    at_once: int | None,
+    options: list[SlurmOption],
+    dry_run: bool,
 ) -> None:
     from nnunet_box.errors import UsageError
     from nnunet_box.execution import slurm
     from nnunet_box.execution.graph import prepared_graph
     from nnunet_box.locks import held
 
-    if request.settings["device"].startswith("cuda:"):
+    if device.startswith("cuda:"):
         raise UsageError("--device: Slurm says which GPU a job gets; write cuda.")
     if dry_run:
         tasks = prepared_graph(paths, opened, request, at_once or 1, keep=False)
