@@ -261,7 +261,10 @@ def start(
     workspace: Workspace, program: str, monkeypatch: pytest.MonkeyPatch, restarts: int = 0
 ) -> subprocess.Popen[str]:
     """The script of a task as Slurm would start it, with ``program`` in the place of nnbox."""
-    monkeypatch.setattr(run_task_module, "PROGRAM", [sys.executable, "-c", program])
+    workspace.root.mkdir(parents=True)
+    file = workspace.root / "stand-in.py"
+    file.write_text(program)
+    monkeypatch.setattr(run_task_module, "PROGRAM", [sys.executable, str(file)])
     script = job_script(workspace, toy_graph(set())[1], [])
     environment = {**os.environ, "SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": str(restarts), "SLURM_CPUS_PER_TASK": "3"}
     environment.pop("OMP_NUM_THREADS", None)
