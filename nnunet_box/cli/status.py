@@ -35,6 +35,7 @@ def status(
     from nnunet_box.execution.graph import last_graph
     from nnunet_box.execution.records import describe_failure, states
     from nnunet_box.execution.schedule import Walk
+    from nnunet_box.execution.slurm_script import SLURM
     from nnunet_box.execution.timeleft import seconds_left
 
     paths, opened = open_dataset(workspace, dataset)
@@ -45,7 +46,7 @@ def status(
         known.update(slurm.known_jobs(paths, tasks))
         return slurm.job_states(known)
 
-    found = states(paths, tasks, {slurm.SLURM: slurm_jobs})
+    found = states(paths, tasks, {SLURM: slurm_jobs})
     remarks = slurm.remarks(paths, tasks, found, known)
     at_once = max(1, sum(state == "running" for state in found.values()))
     if as_json:
@@ -83,7 +84,7 @@ def status(
 def _task_facts(
     name: str, found: Mapping[str, State], seconds_left: float | None, remarks: Mapping[str, str]
 ) -> dict[str, object]:
-    facts = {"task": name, "state": found[name], "seconds_left": seconds_left}
+    facts: dict[str, object] = {"task": name, "state": found[name], "seconds_left": seconds_left}
     return facts | ({"remark": remarks[name]} if name in remarks else {})
 
 

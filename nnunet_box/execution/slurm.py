@@ -73,8 +73,8 @@ def steps(workspace: Workspace, tasks: Sequence[Task], known: Mapping[str, Job])
     """
     found = states(workspace, list(tasks), {SLURM: lambda: job_states(known)})
     left = [task for task in tasks if found[task.name] != "done"]
-    jobs = {task.name: _live(workspace, task, known) for task in left}
-    foreign = [job for task in left if (job := jobs[task.name]) is not None and job[1] != task.key]
+    jobs = {task.name: live for task in left if (live := _live_job(workspace, task.name, known)) is not None}
+    foreign = [jobs[task.name] for task in left if task.name in jobs and jobs[task.name][1] != task.key]
     if foreign:
         numbers = " ".join(job for job, _ in foreign)
         raise UsageError(
@@ -84,23 +84,21 @@ def steps(workspace: Workspace, tasks: Sequence[Task], known: Mapping[str, Job])
     made: list[Step] = []
     new: set[str] = set()
     for task in left:
-        entry, needs = jobs[task.name], tuple(need for need in task.needs if found[need] != "done")
-        job = None if entry is None else entry[0]
-        if job is not None and known[job].state == "submitted" and new & set(needs):
-            made.append(Step(task, None, needs, replaces=job))
-        else:
-            made.append(Step(task, job, needs))
+        needs = tuple(need for need in task.needs if found[need] != "done")
+        job = jobs[task.name][0] if task.name in jobs else None
+        in_vain = job is not None and known[job].state == "submitted" and bool(new & set(needs))
+        made.append(Step(task, None if in_vain else job, needs, replaces=job if in_vain else None))
         if made[-1].job is None:
             new.add(task.name)
     return made
 
 
-def _live(workspace: Workspace, task: Task, known: Mapping[str, Job]) -> tuple[str, str] | None:
+def _live_job(workspace: Workspace, name: str, known: Mapping[str, Job]) -> tuple[str, str] | None:
     """Id and key of the job that Slurm has of a task."""
-    record = read_record(workspace, task.name)
-    if record is None or record.scheduler != SLURM or record.job not in known or record.state in ("done", "failed"):
+    record = read_record(workspace, name)
+    if record is None or record.scheduler != SLURM or record.job is None or record.state in ("done", "failed"):
         return None
-    return record.job, record.key
+    return (record.job, record.key) if record.job in known else None
 
 
 def submit(workspace: Workspace, made: Sequence[Step], options: Sequence[SlurmOption]) -> dict[str, str]:

@@ -64,15 +64,16 @@ def parse_option(text: str) -> SlurmOption:
     UsageError: anything else, or an option that would make other jobs than the graph counts on.
     """
     found = _OPTION.fullmatch(text)
-    kinds = get_args(Kind)
-    if found is None or (found["kind"] is not None and found["kind"] not in kinds):
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    kind = None if found is None else next((kind for kind in kinds if kind == found["kind"]), None)
+    if found is None or (found["kind"] is not None and kind is None):
         raise UsageError(
             f"--slurm-option {text!r}: write an option of sbatch as --name or --name=value, for one kind of task as "
             f"train:--name=value; kinds are {', '.join(kinds)}."
         )
     if found["name"] in OUR_OWN:
         raise UsageError(f"--slurm-option {text}: {found['name']} is set by the order of the tasks.")
-    return SlurmOption(found["kind"], found["option"])
+    return SlurmOption(kind, found["option"])
 
 
 def job_script(workspace: Workspace, task: Task, options: Sequence[SlurmOption]) -> str:

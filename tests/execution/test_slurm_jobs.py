@@ -19,7 +19,7 @@ from nnunet_box.execution import run_task as run_task_module
 from nnunet_box.execution import slurm
 from nnunet_box.execution.graph import Task
 from nnunet_box.execution.records import Record, read_record, states, write_record
-from nnunet_box.execution.slurm_script import SlurmOption, job_script, parse_option
+from nnunet_box.execution.slurm_script import SLURM, SlurmOption, job_script, parse_option
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.workspace import Workspace
 
@@ -193,7 +193,7 @@ def test_states_and_remarks_are_what_slurm_says(fake: Fake, workspace: Workspace
     submit(workspace, tasks)
     fake.says("101|RUNNING|None", "103|PENDING|Dependency")
     known = slurm.queue()
-    found = states(workspace, tasks, {slurm.SLURM: lambda: slurm.job_states(known)})
+    found = states(workspace, tasks, {SLURM: lambda: slurm.job_states(known)})
     assert found == {"preprocess": "done", "train-2d-0": "running", "train-2d-1": "waiting", "select": "submitted"}
     told = slurm.remarks(workspace, tasks, found, known)
     assert told["select"] == "Dependency" and set(told) == {"select", "train-2d-1"}
