@@ -19,15 +19,19 @@ if [ "$(id -u)" != 0 ]; then
 fi
 if [ "${1:-}" = --stop ]; then
     if [ -f "$SLURM_CONF" ]; then
-        scancel --state=PENDING --user=root 2>/dev/null || true
         scancel --user=root 2>/dev/null || true
-        sleep 1
     fi
+    # The munge daemon last: the others speak through it until they are gone.
     for name in slurmd slurmctld munged; do
-        [ ! -f "$run/$name.pid" ] || kill "$(cat "$run/$name.pid")" 2>/dev/null || true
+        [ -f "$run/$name.pid" ] || continue
+        pid=$(cat "$run/$name.pid")
+        kill "$pid" 2>/dev/null || continue
+        waited=0
+        while kill -0 "$pid" 2>/dev/null && [ "$waited" -lt "$WAIT_SECONDS" ]; do
+            sleep 1
+            waited=$((waited + 1))
+        done
     done
-    # They write to the folder until they are gone.
-    sleep 1
     rm -rf --one-file-system "$run"
     exit 0
 fi
@@ -50,7 +54,7 @@ if ! idle; then
         # Numbers of /dev/null: whoever opens it does no harm.
         [ -c "$run/gpu$number" ] || mknod "$run/gpu$number" c 1 3
     done
-    # cred_expire: so long a requeued job waits. task/none and linuxproc need no control groups.
+    # cred_expire: so long a requeued job waits; less than 5 is not heard. task/none and linuxproc need no control groups.
     cat >"$SLURM_CONF" <<CONF
 ClusterName=nnbox
 SlurmctldHost=$host(127.0.0.1)
@@ -59,7 +63,7 @@ SlurmdUser=root
 SlurmctldPort=16817
 SlurmdPort=16818
 AuthType=auth/munge
-AuthInfo=socket=$run/munge/socket,cred_expire=2
+AuthInfo=socket=$run/munge/socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation=$run/state
 SlurmdSpoolDir=$run/spool

@@ -108,16 +108,17 @@ def dataset(acdc_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return root
 
 
-def copy_of(root: Path, destination: Path, *folders: str) -> Workspace:
-    """A workspace of its own."""
-    for folder in ("datasets", *folders):
-        shutil.copytree(root / folder, destination / folder)
+def copy_of(root: Path, destination: Path, stores: bool = True) -> Workspace:
+    """A workspace of its own, planned; what is preprocessed comes along with ``stores``."""
+    shutil.copytree(root / "datasets", destination / "datasets")
+    left_out = None if stores else shutil.ignore_patterns("2d")
+    shutil.copytree(root / "preprocessed", destination / "preprocessed", ignore=left_out)
     return Workspace(destination, "acdc")
 
 
 def test_a_graph_ends_as_it_does_on_one_machine(dataset: Path, tmp_path: Path, cancelled: None) -> None:
     """And a failing task stops what needs it and nothing else, both GPUs are used, nothing is submitted twice."""
-    here, there = (copy_of(dataset, tmp_path / name) for name in ("local", "slurm"))
+    here, there = (copy_of(dataset, tmp_path / name, stores=False) for name in ("local", "slurm"))
     arguments = ["train-all", "acdc", "--configurations", "2d", "--folds", "0,1,2", "--workers", "0"]
     arguments += ["--epochs", "1", "--batches-per-epoch", "1"]
     alone = subprocess.Popen(
@@ -174,10 +175,10 @@ def record_job(workspace: Workspace, task: str) -> str:
 def test_interrupted_trainings_go_on_and_end_the_same(dataset: Path, tmp_path: Path, cancelled: None) -> None:
     """One is told to end, one is killed, and one comes to its time limit, is put back and is cancelled."""
     names = ("alone", "told", "killed", "endless")
-    alone, told, killed, endless = (copy_of(dataset, tmp_path / name, "preprocessed") for name in names)
-    common = ["--workers", "0", "--device", "cpu", "--batches-per-epoch", "20"]
+    alone, told, killed, endless = (copy_of(dataset, tmp_path / name) for name in names)
+    common = ["--workers", "0", "--device", "cpu", "--batches-per-epoch", "5"]
     chain = ["--configurations", "2d", "--folds", "0", *common, "--executor", "slurm", *ONE_CORE]
-    few = ["--epochs", "3"]
+    few = ["--epochs", "4"]
 
     def submit(workspace: Workspace, *more: str) -> None:
         nnbox("train-all", workspace.dataset, *chain, *more, "--workspace", workspace.root)
