@@ -24,7 +24,7 @@ from nnunet_box.planning.plan import load_plan
 from nnunet_box.workspace import Workspace
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("real_slurm")]
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 900
 ONE_CORE = ["--slurm-option", "--cpus-per-task=1"]
 
 
@@ -119,7 +119,7 @@ def copy_of(root: Path, destination: Path, stores: bool = True) -> Workspace:
 def test_a_graph_ends_as_it_does_on_one_machine(dataset: Path, tmp_path: Path, cancelled: None) -> None:
     """And a failing task stops what needs it and nothing else, both GPUs are used, nothing is submitted twice."""
     here, there = (copy_of(dataset, tmp_path / name, stores=False) for name in ("local", "slurm"))
-    arguments = ["train-all", "acdc", "--configurations", "2d", "--folds", "0,1,2", "--workers", "0"]
+    arguments = ["train-all", "acdc", "--configurations", "2d", "--folds", "0,1", "--workers", "0"]
     arguments += ["--epochs", "1", "--batches-per-epoch", "1"]
     alone = subprocess.Popen(
         command(*arguments, "--workspace", here.root), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -132,7 +132,6 @@ def test_a_graph_ends_as_it_does_on_one_machine(dataset: Path, tmp_path: Path, c
         "preprocess",
         "train-2d-0",
         "train-2d-1",
-        "train-2d-2",
         "select",
     ]
     assert nnbox(*chain) == "", "all of it waits or runs"
@@ -140,9 +139,10 @@ def test_a_graph_ends_as_it_does_on_one_machine(dataset: Path, tmp_path: Path, c
 
     def at_an_end() -> bool:
         running = [name for name, state in queue(there).items() if state == "RUNNING"]
-        if not beside and {"train-2d-1", "train-2d-2"} <= set(running):
+        if not beside and {"train-2d-0", "train-2d-1"} <= set(running):
             shown = [slurm("scontrol", "show", "job", "--details", record_job(there, name)) for name in running]
-            beside.extend(found[1] for text in shown if (found := re.search(r"GRES=gpu\(?.*IDX:(\d)", text)))
+            devices = [found[1] for text in shown if (found := re.search(r"GRES=gpu\(?.*IDX:(\d)", text))]
+            beside.extend(devices if len(devices) == 2 else [])
         return not queue(there)
 
     wait(there, at_an_end, "end")
@@ -152,7 +152,6 @@ def test_a_graph_ends_as_it_does_on_one_machine(dataset: Path, tmp_path: Path, c
         "preprocess": "done",
         "train-2d-0": "failed",
         "train-2d-1": "done",
-        "train-2d-2": "done",
         "select": "blocked",
     }
     told = nnbox("status", "acdc", "--workspace", there.root)
@@ -164,7 +163,7 @@ def test_a_graph_ends_as_it_does_on_one_machine(dataset: Path, tmp_path: Path, c
     load_bundle(there.bundle, check_weights=True)
     assert nnbox(*chain).strip() == str(there.bundle), "nothing is left to do"
     assert alone.communicate(timeout=PATIENCE_SECONDS)[1] is not None and alone.returncode == 0
-    assert len(weights(there)) == 3 and weights(there) == weights(here)
+    assert len(weights(there)) == 2 and weights(there) == weights(here)
     assert json.loads(there.selection.read_text()) == json.loads(here.selection.read_text())
 
 
