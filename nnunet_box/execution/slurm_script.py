@@ -25,7 +25,7 @@ CORES = 8
 """Of a job, unless a person says otherwise: a GPU's training has at most so many workers."""
 OUR_OWN = ("--array", "--clusters", "--dependency", "--parsable", "--test-only", "--wait", "--wrap")
 """Options that would make other jobs than those the graph counts on."""
-_OPTION = re.compile(r"(?:(?P<kind>[a-z]+):)?(?P<option>(?P<name>--[a-z][a-z-]*)(?:=[^\x00-\x1f\x7f]*)?)")
+_OPTION = re.compile(r"(?:(?P<kind>[a-z]+):)?(?P<option>(?P<name>--[a-z][a-z-]*)(?:=[^\x00-\x1f\x7f\\]*)?)")
 _BODY = """
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 
@@ -118,8 +118,10 @@ def one_line(text: str) -> str:
 
     Raises
     ------
-    UsageError: it has control characters in it.
+    UsageError: it has control characters in it, or a backslash, which Slurm drops even between quotes.
     """
-    if re.search(r"[\x00-\x1f\x7f]", text):
-        raise UsageError(f"{text!r}: a batch script cannot name this; choose folders without line breaks.")
+    if re.search(r"[\x00-\x1f\x7f\\]", text):
+        raise UsageError(
+            f"{text!r}: a batch script cannot name this; choose folders without line breaks and backslashes."
+        )
     return text

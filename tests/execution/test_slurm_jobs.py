@@ -234,7 +234,17 @@ def test_a_persons_options_come_last_and_for_their_kind(workspace: Workspace) ->
 
 @pytest.mark.parametrize(
     "text",
-    ["partition=gpu", "-p gpu", "--partition gpu", "--comment=a\nb", "--x\n#SBATCH --y", "nobody:--mem=1G", "", "--"]
+    [
+        "partition=gpu",
+        "-p gpu",
+        "--partition gpu",
+        "--comment=a\nb",
+        "--comment=a\\b",
+        "--x\n#SBATCH --y",
+        "nobody:--mem=1G",
+        "",
+        "--",
+    ]
     + ["--array=0-3", "--dependency=afterok:1", "train:--dependency=singleton"],
 )
 def test_other_options_are_refused(text: str) -> None:
@@ -242,9 +252,10 @@ def test_other_options_are_refused(text: str) -> None:
         parse_option(text)
 
 
-def test_a_folder_that_no_script_can_name_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a\n#SBATCH --uid=0", "a\\b"])
+def test_a_folder_that_no_script_can_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="without line breaks"):
-        job_script(Workspace(tmp_path / "a\n#SBATCH --uid=0", "toy"), toy_graph(set())[0], [])
+        job_script(Workspace(tmp_path / name, "toy"), toy_graph(set())[0], [])
 
 
 LISTENS = """
