@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -315,10 +316,14 @@ def test_a_signal_to_the_shell_reaches_the_task_and_its_end_is_waited_for(
     fake: Fake, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
     process = start(workspace, LISTENS.format(code), monkeypatch)
-    assert process.stdout is not None and process.stdout.readline() == "on\n"
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == code
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "on\n"
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        assert process.returncode == code
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert fake.calls() == (["scontrol requeue 17"] if code == 75 else [])
 
 
