@@ -27,8 +27,17 @@ if TYPE_CHECKING:
     from nnunet_box.dataset.dataset import Dataset
     from nnunet_box.execution.graph import Task
     from nnunet_box.execution.request import Request
+    from nnunet_box.execution.slurm_script import SlurmOption
     from nnunet_box.workspace import Workspace
 
+SlurmOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slurm-option",
+        help="slurm: an option of sbatch for all jobs, --time=8:00:00, or for one kind of them, train:--partition=gpu. "
+        "May be repeated.",
+    ),
+]
 EXECUTORS = ("local", "slurm", "ray")
 
 
@@ -62,10 +71,16 @@ def train_all(
     at_once: Annotated[
         int | None,
         typer.Option(
-            "--at-once", min=1, help="local: trainings beside each other; one a GPU by default, one without a GPU."
+            "--at-once",
+            min=1,
+            help="local: trainings beside each other; one a GPU by default, one without a GPU. "
+            "slurm: as many share a budget.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the tasks and their state; run nothing.")] = False,
+    slurm_option: SlurmOptions = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the tasks and their state, or Slurm's scripts; run nothing.")
+    ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Plan, preprocess, train every fold of every configuration, select, bundle. Run it again to continue after an
@@ -78,6 +93,7 @@ def train_all(
     from nnunet_box.execution.request import Request
 
     _check_executor(executor)
+    jobs = _slurm_options(executor, slurm_option)
     chosen = _converted(workspace, dataset, challenge, source, challenge_options(option))
     paths, opened = open_dataset(workspace, chosen)
     settings = training_settings(
@@ -98,6 +114,8 @@ def train_all(
     request = Request.of(settings, names(configurations), fold_numbers(folds))
     if executor == "local":
         _locally(paths, opened, request, device, at_once, dry_run)
+    elif executor == "slurm":
+        _on_slurm(paths, opened, request, device, at_once, jobs, dry_run)
 
 
 def _check_executor(executor: str) -> None:
@@ -129,6 +147,51 @@ def _locally(
     print_selection(load_selection(paths.selection))
     typer.echo(str(paths.bundle))
     typer.echo(f"Next: nnbox build-submission image {opened.name}", err=True)
+
+
+def _slurm_options(executor: str, given: list[str] | None) -> list[SlurmOption]:
+    from nnunet_box.errors import UsageError
+    from nnunet_box.execution.slurm_script import parse_option
+
+    if given and executor != "slurm":
+        raise UsageError("--slurm-option needs --executor slurm.")
+    return [parse_option(text) for text in given or ()]
+
+
+def _on_slurm(
+    paths: Workspace,
+    opened: Dataset,
+    request: Request,
+    device: str,
+    at_once: int | None,
+    options: list[SlurmOption],
+    dry_run: bool,
+) -> None:
+    from nnunet_box.errors import UsageError
+    from nnunet_box.execution import slurm
+    from nnunet_box.execution.graph import prepared_graph
+    from nnunet_box.locks import held
+
+    if device.startswith("cuda:"):
+        raise UsageError("--device: Slurm says which GPU a job gets; write cuda.")
+    if dry_run:
+        tasks = prepared_graph(paths, opened, request, at_once or 1, keep=False)
+        known = slurm.queue() if slurm.is_there() else {}
+        typer.echo(slurm.submission_script(paths, slurm.steps(paths, tasks, known), options), nl=False)
+        return
+    slurm.queue()  # Before any planning: it may not be there.
+    with held(paths.lock("train-all"), f"train-all of {opened.name}"):
+        tasks = prepared_graph(paths, opened, request, at_once or 1)
+        steps = slurm.steps(paths, tasks, slurm.queue())
+        sent = slurm.submit(paths, steps, options)
+    for task, job in sent.items():
+        typer.echo(f"{job} {task}")
+    if not steps:
+        typer.echo(str(paths.bundle))
+        typer.echo(f"Everything is done. Next: nnbox build-submission image {opened.name}", err=True)
+        return
+    before = len(steps) - len(sent)
+    typer.echo(f"{len(sent)} jobs submitted, {before} were before. Next: nnbox status {opened.name}", err=True)
 
 
 def print_tasks(paths: Workspace, tasks: list[Task]) -> None:
