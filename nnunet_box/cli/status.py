@@ -27,13 +27,14 @@ def status(
     from nnunet_box.cli.common import open_dataset
     from nnunet_box.execution.display import task_table
     from nnunet_box.execution.graph import last_graph
+    from nnunet_box.execution.ray_cluster import RAY, queued
     from nnunet_box.execution.records import describe_failure, states
     from nnunet_box.execution.schedule import Walk
     from nnunet_box.execution.timeleft import seconds_left
 
     paths, opened = open_dataset(workspace, dataset)
     tasks = last_graph(paths, opened)
-    found = states(paths, tasks)
+    found = states(paths, tasks, {RAY: lambda: queued(paths, tasks)})
     at_once = max(1, sum(state == "running" for state in found.values()))
     if as_json:
         each, together = seconds_left(paths, tasks, found, at_once)

@@ -130,8 +130,9 @@ def _state(workspace: Workspace, task: Task, jobs: Mapping[str, Jobs], asked: di
             return "running" if known == "running" else "submitted"
     if record.state == "failed":
         return "failed"
-    # Its process or job is gone without a word, or it ended well and its results were changed since.
-    return "waiting" if record.state == "done" else "unfinished"
+    # Its process or job is gone without a word, or it ended well and its results were changed since; or it was
+    # submitted and never begun.
+    return "waiting" if record.state == "done" or not record.attempts else "unfinished"
 
 
 def last_lines(workspace: Workspace, name: str, count: int = LOG_LINES) -> list[str]:
