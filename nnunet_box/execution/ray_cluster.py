@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import nnunet_box
 from nnunet_box.errors import UsageError
 from nnunet_box.execution.graph import Task
+from nnunet_box.execution.ray_node import mark_of, run_on_node
 from nnunet_box.execution.records import Record, log_file, now, read_record, task_lock, write_record
-from nnunet_box.execution.run_task import command_line, end_with_parent
 from nnunet_box.execution.schedule import Walk
 from nnunet_box.interrupts import SIGNALS
 from nnunet_box.locks import holder
@@ -33,13 +30,8 @@ AUTO = "auto"
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Nothing is reported to Ray's makers; no notice about what later versions do for tasks without a GPU."""
 ANSWER_SECONDS = 10.0
-LOOK_EVERY_SECONDS = 0.5
 READ_EVERY_SECONDS = 2.0
 """Records lie on a network's file system: they are not read as often as the walk looks."""
-SHARED_WITHIN_SECONDS = 60.0
-"""A network's file system may show another machine's new file late: NFS keeps names for up to a minute (``nfs(5)``,
-``acdirmax``).
-"""
 KILLED, ENDED = 128 + signal.SIGKILL, 128 + signal.SIGTERM
 
 
@@ -109,6 +101,7 @@ def connected(address: str) -> Iterator[None]:
         if error.name != RAY:
             raise
         raise UsageError("--executor ray needs Ray: pip install 'nnunet_box[ray]'") from error
+    address = os.environ.get("RAY_ADDRESS", AUTO) if address == AUTO else address
     _check_address(address)
     ours = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
@@ -128,9 +121,9 @@ def connected(address: str) -> Iterator[None]:
 
 def _check_address(address: str) -> None:
     """Ray itself waits for a minute where nobody listens, and then ends the process."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
     if address == AUTO:
         return
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and port.isdecimal()):
         raise UsageError(f"--ray-address {address}: write auto, HOST:PORT or ray://HOST:PORT.")
     try:
@@ -251,63 +244,6 @@ def _outcome(reference: Any) -> tuple[int, str]:
     except exceptions.RayError as error:
         return KILLED, f"Ray: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
     return int(code), str(words)
-
-
-def mark_of(workspace: Workspace) -> str:
-    """By which a node knows that it sees the same folder and not one of the same name: what the run was asked for."""
-    try:
-        return hashlib.sha256(workspace.request.read_bytes()).hexdigest()[:16]
-    except OSError:
-        return ""
-
-
-def run_on_node(
-    root: str, dataset: str, mark: str, version: str, name: str, key: str, argv: Sequence[str]
-) -> tuple[int, str]:
-    """What a Ray worker does: run a task as a process of its own. Returns its exit code, and what kept it from being
-    run, where something did.
-
-    ``ray.cancel`` interrupts the worker: the process is then asked to end, and waited for. It ends with the worker.
-    """
-    workspace = Workspace(Path(root), dataset)
-    problem = _problem(workspace, mark, version)
-    if problem is not None:
-        return 1, problem
-    log = log_file(workspace, name)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603
-            command_line(workspace, name, key, argv),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            preexec_fn=end_with_parent,
-        )
-    while True:
-        try:
-            # Not wait(): Ray's interrupt does not wake a system call.
-            while process.poll() is None:
-                time.sleep(LOOK_EVERY_SECONDS)
-            return process.returncode if process.returncode >= 0 else 128 - process.returncode, ""
-        except KeyboardInterrupt:
-            process.terminate()
-
-
-def _problem(workspace: Workspace, mark: str, version: str) -> str | None:
-    """Why a task cannot run on this node."""
-    host = socket.gethostname()
-    if nnunet_box.__version__ != version:
-        return f"{host} has nnunet_box {nnunet_box.__version__}, not {version}: install the same on every node."
-    until = time.monotonic() + SHARED_WITHIN_SECONDS
-    while mark_of(workspace) != mark:
-        if not workspace.root.is_dir() or time.monotonic() > until:
-            return (
-                f"{workspace.root} on {host} is not this run's workspace: it has to lie on a file system that all "
-                "nodes share, at the same path."
-            )
-        time.sleep(LOOK_EVERY_SECONDS)
-    return None
 
 
 def lock_words(workspace: Workspace) -> str:
