@@ -101,7 +101,8 @@ def train_all(
         seed=seed,
         epochs=epochs,
         batches_per_epoch=batches_per_epoch,
-        device=device,
+        # Where a task runs its GPU is the only one it sees.
+        device="cuda" if device.startswith("cuda") else device,
         workers=workers,
         full_precision=full_precision,
         compiled=compiled,
@@ -109,9 +110,9 @@ def train_all(
     )
     request = Request.of(settings, names(configurations), fold_numbers(folds))
     if executor == "local":
-        _locally(paths, opened, request, settings.device, at_once, dry_run)
+        _locally(paths, opened, request, device, at_once, dry_run)
     elif executor == "ray":
-        _on_ray(paths, opened, request, settings.device, at_once, cpus_per_task, ray_address, dry_run)
+        _on_ray(paths, opened, request, device, at_once, cpus_per_task, ray_address, dry_run)
 
 
 def _check_executor(executor: str) -> None:
@@ -131,11 +132,11 @@ def _locally(
     from nnunet_box.locks import held
 
     slots = machine_slots(device, at_once)
+    if dry_run:
+        print_tasks(paths, prepared_graph(paths, opened, request, len(slots), keep=False))
+        return
     with held(paths.lock("train-all"), f"train-all of {opened.name}"):
-        tasks = prepared_graph(paths, opened, request, len(slots), keep=not dry_run)
-        if dry_run:
-            print_tasks(paths, tasks)
-            return
+        tasks = prepared_graph(paths, opened, request, len(slots))
         with shown(paths, len(slots)) as report:
             walk(paths, tasks, LocalExecutor(paths, slots), report)
     _print_end(paths, opened)
@@ -157,15 +158,15 @@ def _on_ray(
     from nnunet_box.execution.schedule import walk
     from nnunet_box.locks import held
 
-    with held(paths.lock("train-all"), lock_words(paths)), connected(address):
+    with connected(address):
         share = share_of_cluster(device, cpus)
         beside = min(share.at_once, at_once or share.at_once)
-        tasks = prepared_graph(paths, opened, request, beside, keep=not dry_run)
         if dry_run:
-            print_tasks(paths, tasks)
+            print_tasks(paths, prepared_graph(paths, opened, request, beside, keep=False))
             return
         executor = RayExecutor(paths, share, at_once)
-        with shown(paths, beside) as report:
+        with held(paths.lock("train-all"), lock_words(paths)), shown(paths, beside) as report:
+            tasks = prepared_graph(paths, opened, request, beside)
             walk(paths, tasks, executor, lambda progress: report(executor.told_apart(progress)))
     _print_end(paths, opened)
 
