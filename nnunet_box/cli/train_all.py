@@ -165,9 +165,10 @@ def _on_ray(
             print_tasks(paths, prepared_graph(paths, opened, request, beside, keep=False))
             return
         executor = RayExecutor(paths, share, at_once)
-        with held(paths.lock("train-all"), lock_words(paths)), shown(paths, beside) as report:
+        with held(paths.lock("train-all"), lock_words(paths)):
             tasks = prepared_graph(paths, opened, request, beside)
-            walk(paths, tasks, executor, lambda progress: report(executor.told_apart(progress)))
+            with shown(paths, beside) as report:
+                walk(paths, tasks, executor, lambda progress: report(executor.told_apart(progress)))
     _print_end(paths, opened)
 
 
