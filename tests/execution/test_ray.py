@@ -20,7 +20,9 @@ import nnunet_box
 from nnbox_challenges.acdc import Acdc
 from nnbox_challenges.synthetic import write_acdc_cohort
 from nnunet_box.bundle import sha256
+from nnunet_box.dataset.dataset import load_dataset
 from nnunet_box.execution import ray_cluster
+from nnunet_box.execution.prepare import plan_dataset
 from nnunet_box.execution.ray_node import run_on_node
 from nnunet_box.execution.records import log_file, read_record, task_lock
 from nnunet_box.locks import holder
@@ -28,11 +30,11 @@ from nnunet_box.workspace import Workspace
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 600
 NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 * 2**20}
 """The GPU is Ray's word alone: ``--device auto`` asks for it, finds no driver and trains on the CPU."""
-OPTIONS = ["--epochs", "2", "--batches-per-epoch", "16", "--folds", "0,1", "--workers", "0"]
-CHECKPOINTS = ["--checkpoint-every", "0.001s"]
+OPTIONS = ["--epochs", "1", "--batches-per-epoch", "12", "--folds", "0,1", "--workers", "0"]
+CHECKPOINTS = ["--checkpoint-every", "0.1s"]
 DATASET = "acdc"
 
 
@@ -52,12 +54,14 @@ def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with a small converted cohort and nothing else."""
+    """A workspace with a small converted cohort and a plan for little memory."""
     root = tmp_path_factory.mktemp("ray")
     database = write_acdc_cohort(root / "download", patients=5, test_patients=1, seed=5, size=32, slices=(4, 5))
     adapter = Acdc()
     adapter.convert(adapter.recognise(database), root / "nnbox" / "datasets" / DATASET)
-    return root / "nnbox"
+    workspace = Workspace(root / "nnbox", DATASET)
+    plan_dataset(workspace, load_dataset(workspace.root / "datasets" / DATASET), memory_gb=0.01, processes=1)
+    return workspace.root
 
 
 @pytest.fixture(scope="module")
