@@ -49,6 +49,7 @@ def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("OMP_NUM_THREADS", "1")
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patched.setenv("RAY_raylet_start_wait_time_s", str(PATIENCE_SECONDS))
         yield
 
 
@@ -75,14 +76,16 @@ def local(planned: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head without cores, as KubeRay has it, and nodes that the tests add. A node is taken for dead after 2 s."""
+    """A head without cores, as KubeRay has it, and nodes that the tests add. A node that does not answer at all is given
+    up after some seconds, one that is slow is not.
+    """
     from ray.cluster_utils import Cluster
 
     soon = {
         "health_check_initial_delay_ms": 0,
         "health_check_period_ms": 500,
-        "health_check_timeout_ms": 500,
-        "health_check_failure_threshold": 4,
+        "health_check_timeout_ms": 30_000,
+        "health_check_failure_threshold": 6,
     }
     head = {**NODE, "num_cpus": 0, "num_gpus": 0, "include_dashboard": False, "_system_config": soon}
     cluster = Cluster(initialize_head=True, head_node_args=head)
