@@ -76,8 +76,8 @@ def local(planned: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head without cores, as KubeRay has it, and nodes that the tests add. A node that does not answer at all is given
-    up after some seconds, one that is slow is not.
+    """A head without cores, as KubeRay has it, and nodes that the tests add. A node that does not answer at all is
+    given up after some seconds, one that is slow is not.
     """
     from ray.cluster_utils import Cluster
 
