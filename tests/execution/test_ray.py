@@ -49,6 +49,7 @@ def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("OMP_NUM_THREADS", "1")
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patched.setenv("RAY_worker_niceness", "0")  # 15 otherwise: on a busy machine its turn would hardly ever come.
         patched.setenv("RAY_raylet_start_wait_time_s", str(PATIENCE_SECONDS))
         yield
 
