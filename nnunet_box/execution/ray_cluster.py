@@ -242,7 +242,8 @@ def _outcome(reference: Any) -> tuple[int, str]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return 1, f"Ray: {lines[-1] if lines else type(error).__name__}"
     except exceptions.RayError as error:
-        return KILLED, f"Ray: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        # Ray goes on with advice about its own tools.
+        return KILLED, f"Ray: {type(error).__name__}: {str(error).strip().splitlines()[0].split('. ')[0]}"
     return int(code), str(words)
 
 
