@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +14,7 @@ from torch import Tensor
 from nnunet_box.cpus import usable_threads
 from nnunet_box.dataset.splits import Fold
 from nnunet_box.errors import NnboxError, UsageError
-from nnunet_box.files import recover_replaced, write_beside
+from nnunet_box.files import recover_replaced
 from nnunet_box.inference.torch_runtime import choose_device
 from nnunet_box.interrupts import Interrupted, patient
 from nnunet_box.network.unet import UNet, for_device
@@ -34,6 +32,7 @@ from nnunet_box.training.budget import (
 )
 from nnunet_box.training.checkpoint import checkpoint_state, load_checkpoint, save_checkpoint, save_weights
 from nnunet_box.training.optimisation import CLIP_NORM, clips, make_optimiser
+from nnunet_box.training.run_log import LOG, Progress, append_line, write_log
 from nnunet_box.training.schedule import BudgetSchedule
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.step import TrainingStep
@@ -46,21 +45,6 @@ SAVES_AT_MOST = 0.05
 MOST_INTERVALS = 10
 """Of ``checkpoint_seconds`` that may pass between two checkpoints for that reason."""
 WEIGHTS = "weights.safetensors"
-
-
-@dataclass
-class Progress:
-    """What a run has come to. batch_size and batches_per_epoch are the plan's unless a budget changed them. losses,
-    epoch_seconds: of the epoch that has begun.
-    """
-
-    batch_size: int
-    batches_per_epoch: int
-    epoch: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    epoch_seconds: float = 0.0
 
 
 class Trainer:
@@ -290,9 +274,7 @@ class Trainer:
             "seconds": seconds,
         }
         self.progress.history.append(line)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        append_line(self.folder / LOG, line)
         say(
             f"{self.settings.model} fold {self.settings.fold} epoch {self.progress.epoch}: loss {loss:.4f}, "
             f"validation Dice {overlap:.3f}, rate {rate:.1e}, {self._time_left(seconds)}"
@@ -335,12 +317,6 @@ class Trainer:
             kept.pop(name, None)
         self.schedule = replace(self.schedule, **kept)
         self.progress = Progress(**state["progress"])
-        write_log(self.folder / "log.jsonl", self.progress.history)
+        write_log(self.folder / LOG, self.progress.history)
         begun = f" and {len(self.progress.losses)} batches" if self.progress.losses else ""
         say(f"Continuing after epoch {self.progress.epoch}{begun}")
-
-
-def write_log(file: Path, history: list[dict[str, Any]]) -> None:
-    """The log as the checkpoint knows it: epochs after the checkpoint are done again."""
-    with write_beside(file) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
