@@ -33,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-podman", action="store_true", help="Fail podman tests, instead of skipping, without Podman."
     )
+    parser.addoption("--require-ray", action="store_true", help="Fail Ray's tests, instead of skipping, without Ray.")
     parser.addoption(
         "--wheelhouse", type=Path, default=None, help="Folder of wheels for docker tests; fetched with pip by default."
     )

@@ -33,6 +33,7 @@ def status(
     from nnunet_box.execution import slurm
     from nnunet_box.execution.display import task_table
     from nnunet_box.execution.graph import last_graph
+    from nnunet_box.execution.ray_cluster import RAY, queued
     from nnunet_box.execution.records import describe_failure, states
     from nnunet_box.execution.schedule import Walk
     from nnunet_box.execution.slurm_script import SLURM
@@ -46,7 +47,7 @@ def status(
         known.update(slurm.known_jobs(paths, tasks))
         return slurm.job_states(known)
 
-    found = states(paths, tasks, {SLURM: slurm_jobs})
+    found = states(paths, tasks, {SLURM: slurm_jobs, RAY: lambda: queued(paths, tasks)})
     remarks = slurm.remarks(paths, tasks, found, known)
     at_once = max(1, sum(state == "running" for state in found.values()))
     if as_json:

@@ -73,8 +73,19 @@ def train_all(
         typer.Option(
             "--at-once",
             min=1,
-            help="local: trainings beside each other; one a GPU by default, one without a GPU. "
+            help="local, ray: trainings beside each other; one a GPU by default, one a machine without a GPU. "
             "slurm: as many share a budget.",
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str, typer.Option("--ray-address", help="ray: the cluster; auto, HOST:PORT or ray://HOST:PORT.")
+    ] = "auto",
+    cpus_per_task: Annotated[
+        int | None,
+        typer.Option(
+            "--cpus-per-task",
+            min=1,
+            help="ray: cores each task takes on its node; by default an even share where there are GPUs, else all.",
         ),
     ] = None,
     slurm_option: SlurmOptions = None,
@@ -116,6 +127,8 @@ def train_all(
         _locally(paths, opened, request, device, at_once, dry_run)
     elif executor == "slurm":
         _on_slurm(paths, opened, request, device, at_once, jobs, dry_run)
+    elif executor == "ray":
+        _on_ray(paths, opened, request, device, at_once, cpus_per_task, ray_address, dry_run)
 
 
 def _check_executor(executor: str) -> None:
@@ -128,8 +141,6 @@ def _check_executor(executor: str) -> None:
 def _locally(
     paths: Workspace, opened: Dataset, request: Request, device: str, at_once: int | None, dry_run: bool
 ) -> None:
-    from nnunet_box.cli.select import print_selection
-    from nnunet_box.evaluation.selection import load_selection
     from nnunet_box.execution.display import shown
     from nnunet_box.execution.graph import prepared_graph
     from nnunet_box.execution.local import LocalExecutor, machine_slots
@@ -144,6 +155,43 @@ def _locally(
         tasks = prepared_graph(paths, opened, request, len(slots))
         with shown(paths, len(slots)) as report:
             walk(paths, tasks, LocalExecutor(paths, slots), report)
+    _print_end(paths, opened)
+
+
+def _on_ray(
+    paths: Workspace,
+    opened: Dataset,
+    request: Request,
+    device: str,
+    at_once: int | None,
+    cpus: int | None,
+    address: str,
+    dry_run: bool,
+) -> None:
+    from nnunet_box.execution.display import shown
+    from nnunet_box.execution.graph import prepared_graph
+    from nnunet_box.execution.ray_cluster import RayExecutor, connected, lock_words, share_of_cluster
+    from nnunet_box.execution.schedule import walk
+    from nnunet_box.locks import held
+
+    with connected(address):
+        share = share_of_cluster(device, cpus)
+        beside = min(share.at_once, at_once or share.at_once)
+        if dry_run:
+            print_tasks(paths, prepared_graph(paths, opened, request, beside, keep=False))
+            return
+        executor = RayExecutor(paths, share, at_once)
+        with held(paths.lock("train-all"), lock_words(paths)):
+            tasks = prepared_graph(paths, opened, request, beside)
+            with shown(paths, beside) as report:
+                walk(paths, tasks, executor, lambda progress: report(executor.told_apart(progress)))
+    _print_end(paths, opened)
+
+
+def _print_end(paths: Workspace, opened: Dataset) -> None:
+    from nnunet_box.cli.select import print_selection
+    from nnunet_box.evaluation.selection import load_selection
+
     print_selection(load_selection(paths.selection))
     typer.echo(str(paths.bundle))
     typer.echo(f"Next: nnbox build-submission image {opened.name}", err=True)
