@@ -16,6 +16,8 @@ from nnunet_box.interrupts import COME_BACK, SIGNALS
 from nnunet_box.locks import held
 from nnunet_box.workspace import Workspace
 
+PROGRAM = [sys.executable, "-m", "nnunet_box.cli.app"]
+"""This nnbox, whatever is on the PATH."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -25,8 +27,7 @@ def command_line(
     """The argv of a process that runs a task with ``run_task``."""
     where = ["--workspace", str(workspace.root.resolve()), "--dataset", workspace.dataset]
     bound = ["--cores", ",".join(map(str, cores))] if cores else []
-    program = [sys.executable, "-m", "nnunet_box.cli.app", "run-task"]
-    return [*program, name, "--key", key, *where, *bound, "--", *argv]
+    return [*PROGRAM, "run-task", name, "--key", key, *where, *bound, "--", *argv]
 
 
 def run_task(workspace: Workspace, name: str, key: str, argv: Sequence[str], cores: Sequence[int] | None = None) -> int:
@@ -50,7 +51,7 @@ def run_task(workspace: Workspace, name: str, key: str, argv: Sequence[str], cor
 
 def _watched(log: Path, argv: Sequence[str]) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "nnunet_box.cli.app", *argv]
+    command = [*PROGRAM, *argv]
     process: subprocess.Popen[bytes] | None = None
     early: list[int] = []
 

@@ -19,8 +19,8 @@ from nnunet_box.dataset.splits import load_or_make_folds
 from nnunet_box.dataset.volumes import read_volume, write_labels_like
 from nnunet_box.errors import UsageError
 from nnunet_box.evaluation.selection import load_selection
-from nnunet_box.execution import graph, prepare
 from nnunet_box.execution import fold as fold_module
+from nnunet_box.execution import graph, prepare
 from nnunet_box.execution.chain import train_all
 from nnunet_box.execution.choose import bundle_dataset
 from nnunet_box.execution.fold import train_fold
