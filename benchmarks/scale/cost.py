@@ -60,7 +60,8 @@ def plan_network(plan: Plan, model: str) -> Network:
 @dataclass(frozen=True)
 class Speed:
     """What was measured on a GPU. rate, predicting: multiply-adds a second of the training step and of prediction.
-    fed: voxels a second that two processes cut out, read from disk. least: seconds a batch of the smallest network.
+    fed: voxels a second of the whole loop where two processes cut batches out, from disk. least: seconds a batch of the
+    smallest network measured.
     """
 
     rate: float
@@ -77,7 +78,7 @@ class Speed:
         return cls(
             rate=network.step / (figures["step_milliseconds"] / 1e3),
             predicting=network.step / (figures["float32_step_milliseconds"] / 1e3),
-            fed=figures["fed_batches_a_second"] * patches,
+            fed=figures["loop_batches_a_second"] * patches,
             least=figures["small_network_batch_milliseconds"] / 1e3,
         )
 

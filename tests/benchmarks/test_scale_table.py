@@ -108,7 +108,7 @@ def test_speed_is_that_of_the_network_measured():
     figures = {
         "step_milliseconds": 50,
         "float32_step_milliseconds": 200,
-        "fed_batches_a_second": 10,
+        "loop_batches_a_second": 10,
         "small_network_batch_milliseconds": 4,
     }
     speed = Speed.measured(figures, alone)
