@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_box.inference.tiles import tile_starts
 from nnunet_box.network.unet import UNet
 from nnunet_box.planning.plan import CASCADE, Configuration, Plan
+from nnunet_box.preprocessing.store import MOST_LOCATIONS
 from nnunet_box.training.schedule import MOST_EPOCHS
 from nnunet_box.training.settings import BATCHES_AN_EPOCH
 from nnunet_box.training.trainer import VALIDATION_SHARE
@@ -23,6 +24,8 @@ FOLDS = 5
 FLOAT32, FLOAT16 = 4, 2
 TENSORS_OF_A_CHECKPOINT = 4
 """The weights, and amsgrad's three moments of each."""
+LOCATION = 3 * 4
+"""Bytes of a foreground voxel whose place a case store keeps."""
 CHECKPOINTS_AT_ONCE = 2
 """A new one is whole before the old one goes."""
 
@@ -161,6 +164,8 @@ def disk(data_set: DataSet, plan: Plan, measured: dict[str, Any]) -> Disk:
         _store_voxels(data_set, configuration) * (data_set.channels * kind["store_image"] + labels)
         for configuration in plan.configurations.values()
     )
+    locations = data_set.cases * (data_set.classes - 1) * MOST_LOCATIONS * LOCATION
+    stored += len(plan.configurations) * locations
     if CASCADE in plan.models:
         stored += _store_voxels(data_set, plan.configuration_of(CASCADE)) * labels
     return Disk(

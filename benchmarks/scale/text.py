@@ -64,9 +64,9 @@ def tables(lines: Sequence[Line]) -> str:
     return "\n".join(
         [
             _row("Data set", "Cases, channels, classes", "Networks", "`3d_fullres`: patch, batch",
-                 "Multiply-adds of a batch, 10^12", "Milliseconds a batch", "Hours a network, at most",
-                 "GPU-hours of all, at most", "Days on 1 GPU, on 4"),
-            "|" + "---|" * 9,
+                 "Milliseconds a batch", "Hours a network, at most",
+                 "GPU-hours of all, at most", "Days on 1 GPU; on 4"),
+            "|" + "---|" * 8,
             *hours,
             "",
             _row("Data set", "Images", "Case stores", "Weights", "Checkpoint of a running network",
@@ -109,7 +109,6 @@ def _hours_row(line: Line) -> str:
         f"{line.data_set.cases}, {line.data_set.channels}, {line.data_set.classes}",
         str(line.networks),
         f"{'x'.join(map(str, full.patch_size))}, {full.batch_size}",
-        _by_model(line, lambda one: f"{one.network.step / 1e12:.2f}"),
         _by_model(line, lambda one: f"{1e3 * one.step:.0f}"),
         _by_model(line, lambda one: _span(one.hours)),
         *_sums([line]),
@@ -117,7 +116,7 @@ def _hours_row(line: Line) -> str:
 
 
 def _hours_sum(name: str, lines: Sequence[Line]) -> str:
-    return _row(name, "", str(sum(line.networks for line in lines)), "", "", "", "", *_sums(lines))
+    return _row(name, "", str(sum(line.networks for line in lines)), "", "", "", *_sums(lines))
 
 
 def _sums(lines: Sequence[Line]) -> tuple[str, str]:

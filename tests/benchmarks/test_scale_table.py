@@ -130,7 +130,8 @@ def test_disk_of_cases_that_share_images():
     file, cropped = 181 * 217 * 181, 138 * 169 * 138
     assert found.images == pytest.approx(file * ((21 + 61) * 4 * 2.0 + 42 * 0.5))
     # 2d and 3d_fullres, both at the files' spacing; images once for both raters, labels for each.
-    assert found.stores == pytest.approx(2 * cropped * (21 * 4 * 3.0 + 42 * 0.25))
+    locations = 42 * 10_000 * 12
+    assert found.stores == pytest.approx(2 * (cropped * (21 * 4 * 3.0 + 42 * 0.25) + locations))
     assert found.probabilities == pytest.approx(2 * 2 * 2 * 21 * cropped * 0.1)
 
 
@@ -144,4 +145,7 @@ def test_weights_checkpoint_and_entry_of_a_cascade():
     with_first_stage = sum(parameters[model] for model in ("3d_lowres", "3d_fullres", "3d_cascade_fullres"))
     with_slices = sum(parameters[model] for model in ("2d", "3d_lowres", "3d_cascade_fullres"))
     assert found.entry == 1e6 + 2 * 5 * 4 * max(with_first_stage, with_slices)
-    assert found.total == sum((found.images, found.stores, found.weights, found.checkpoint, found.probabilities)) + found.entry
+    assert (
+        found.total
+        == sum((found.images, found.stores, found.weights, found.checkpoint, found.probabilities)) + found.entry
+    )
