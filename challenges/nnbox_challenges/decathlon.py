@@ -106,7 +106,10 @@ class Decathlon(Adapter):
                 "Give the task's folder.",
             )
         for file in files:
-            found_channels = read_header(file)[1]
+            try:
+                found_channels = read_header(file)[1]
+            except InvalidData:
+                continue  # Predicting it says so, and does the others.
             if found_channels != channels:
                 raise InvalidData(
                     file,

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import nibabel
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 
 from nnunet_box.errors import InvalidData
 
@@ -112,9 +113,15 @@ def _claimed(path: Path, stream: IO[bytes] | gzip.GzipFile) -> tuple[int, tuple[
             raise InvalidData(path, "header extensions that end before the voxels", f"one of {size} bytes", AGAIN)
         at += size
         stream.seek(at)
+    try:
+        # By the type, as readers go: bitpix may say less.
+        itemsize = header.get_data_dtype().itemsize
+    except HeaderDataError as error:
+        found = f"datatype {int(header['datatype'])}"
+        raise InvalidData(path, "a type of voxels that is read", found, "Convert the file to such a type.") from error
     axes = min(max(int(header["dim"][0]), 0), 7)
     shape = tuple(int(length) for length in header["dim"][1 : axes + 1])
-    return int(start) + math.prod(shape) * int(header["bitpix"]) // 8, shape
+    return int(start) + math.prod(max(length, 0) for length in shape) * itemsize, shape
 
 
 def check_nifti_claim(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from nnunet_box.dataset import metaimage, nrrd
 from nnunet_box.dataset.geometry import Geometry
-from nnunet_box.dataset.untrusted import TRAILING, check_nifti_claim, nifti_claim, unpacks_within
+from nnunet_box.dataset.untrusted import GZIP_CHUNK, TRAILING, check_nifti_claim, nifti_claim, unpacks_within
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.files import write_beside
 
@@ -113,7 +115,7 @@ def open_volume(path: Path) -> OpenVolume:
         return OpenVolume(path, metaimage.geometry_of(meta), channels, meta)
     reader = nrrd.open_nrrd(path)
     _, channels = _spatial(path, tuple(reader.GetSize()))
-    return OpenVolume(path, nrrd.geometry_of(reader), channels, reader)
+    return OpenVolume(path, nrrd.geometry_of(path, reader), channels, reader)
 
 
 def read_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
@@ -141,12 +143,16 @@ def read_volume(path: Path) -> Volume:
 def _open_nifti(path: Path) -> Any:
     check_nifti_claim(path)
     try:
-        image = nibabel.load(path)
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, zlib.error, ValueError) as error:
+        image: Any = nibabel.load(path)
+        kind = image.get_data_dtype()
+    except Exception as error:
+        # A damaged header can fail in any way; none of it may end in a traceback.
         found = f"{path.stat().st_size} bytes that do not open ({error})"
         raise InvalidData(
             path, "a NIfTI file", found, "Copy it again from the download; the copy may be incomplete."
         ) from error
+    if kind.kind not in "iuf":
+        raise InvalidData(path, "voxels that are one number each", f"{kind}", "Convert the file to such a type.")
     return image
 
 
@@ -194,7 +200,7 @@ def _stored_zooms(path: Path, image: Any) -> list[float]:
 
 def _nifti_array(path: Path, image: Any, channels: int) -> NDArray[Any]:
     try:
-        array = np.asanyarray(image.dataobj)
+        array = _gzip_array(path, image.dataobj) if path.name.lower().endswith(".gz") else np.asanyarray(image.dataobj)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InvalidData(
             path,
@@ -205,6 +211,38 @@ def _nifti_array(path: Path, image: Any, channels: int) -> NDArray[Any]:
     # MATLAB tools leave a fourth axis of length 1.
     array = array.reshape((*array.shape[:3], channels) if channels > 1 else array.shape[:3])
     return np.ascontiguousarray(array.transpose(tuple(reversed(range(array.ndim)))))
+
+
+def _gzip_array(path: Path, proxy: Any) -> NDArray[Any]:
+    """Voxels as nibabel reads them, and on to the stream's end, where its checksum is: damage that leaves the length as
+    it was is told by nothing else.
+    """
+    stored = np.empty(proxy.shape, np.dtype(proxy.dtype), order="F")
+    left = memoryview(stored.reshape(-1, order="F").view(np.uint8))
+    with gzip.open(path) as stream:
+        stream.seek(proxy.offset)
+        while left:
+            count = stream.readinto(left)
+            if not count:
+                raise EOFError(f"{len(left)} bytes are missing")
+            left = left[count:]
+        drain(path, stream)
+    array: NDArray[Any] = apply_read_scaling(stored, proxy.slope, proxy.inter)
+    return array
+
+
+def drain(path: Path, stream: gzip.GzipFile) -> None:
+    """Read a stream from behind its voxels to its end.
+
+    Raises
+    ------
+    InvalidData: it goes on for longer than it may. OSError, EOFError, zlib.error: damaged.
+    """
+    rest = 0
+    while rest <= TRAILING and (chunk := stream.read(GZIP_CHUNK)):
+        rest += len(chunk)
+    if rest > TRAILING:
+        check_gzip(path)  # It says how much was claimed.
 
 
 def check_gzip(path: Path) -> None:
