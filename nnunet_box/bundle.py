@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from safetensors import SafetensorError, safe_open
 
-from nnunet_box.errors import InvalidData
+from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.evaluation.postprocessing import Postprocessing
 from nnunet_box.files import read_json, write_beside, write_json
 from nnunet_box.inference.ensemble import Member
+from nnunet_box.planning.fingerprint import describe_errors
 from nnunet_box.planning.plan import Plan
-from nnunet_box.planning.variant import VARIANTS, model_name, split_model_name
+from nnunet_box.planning.variant import VARIANTS, model_name, recipe, split_model_name
 
 BUNDLE_FILE = "bundle.json"
 
@@ -38,7 +40,7 @@ class BundleMember(BaseModel):
 
     configuration: str
     variants: tuple[str, ...] = ()
-    weights: tuple[WeightsFile, ...]
+    weights: Annotated[tuple[WeightsFile, ...], Field(min_length=1)]
     previous_stage: BundleMember | None = None
 
     @property
@@ -96,7 +98,7 @@ class Bundle(BaseModel):
     dataset: str
     challenge: str | None
     plan: Plan
-    members: tuple[BundleMember, ...]
+    members: Annotated[tuple[BundleMember, ...], Field(min_length=1)]
     postprocessing: Postprocessing
     cross_validation_dice: float | None = None
     inference: InferencePart | None = None
@@ -223,7 +225,7 @@ def _copy_weights(bundle: Path, model: str, folds: dict[int, Path]) -> tuple[Wei
 
     Raises
     ------
-    InvalidData: one is missing.
+    InvalidData: one is missing, or no file of weights.
     """
     configuration, variants = split_model_name(model)
     entries = []
@@ -236,6 +238,13 @@ def _copy_weights(bundle: Path, model: str, folds: dict[int, Path]) -> tuple[Wei
                 f"Train it: nnbox train --configuration {configuration} --fold {fold}"
                 + (f" --variant {','.join(variants)}." if variants else "."),
             )
+        try:
+            # The header only: whether it is what it should be is seen here, and not on the organiser's machine.
+            with safe_open(source, framework="np"):
+                pass
+        except (OSError, SafetensorError) as error:
+            found = " ".join(str(error).split())
+            raise InvalidData(source, f"weights of {model} fold {fold}", found, "Train the fold again.") from error
         file = f"weights/{model}/fold_{fold}.safetensors"
         (bundle / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, bundle / file)
@@ -255,7 +264,11 @@ def load_bundle(folder: Path, check_weights: bool = False) -> Bundle:
     try:
         bundle = Bundle.model_validate(read_json(file, schema_version=1))
     except ValidationError as error:
-        raise InvalidData(file, "a bundle", str(error), "Build it again: nnbox build-submission bundle.") from error
+        found, fix = describe_errors(error), "Build it again: nnbox build-submission bundle."
+        raise InvalidData(file, "a bundle", found, fix) from error
+    stray = sorted({label for step in bundle.postprocessing.steps for label in step} - set(bundle.labels))
+    if stray:
+        raise InvalidData(file, f"postprocessing of labels {sorted(bundle.labels)}", f"{stray}", "Build it again.")
     for stage in bundle.stages:
         if stage.configuration not in bundle.plan.models:
             raise InvalidData(file, f"a plan for {stage.configuration}", "none", "Build the bundle again.")
@@ -267,8 +280,18 @@ def load_bundle(folder: Path, check_weights: bool = False) -> Bundle:
         unknown = sorted(set(stage.variants) - set(VARIANTS))
         if unknown:
             raise InvalidData(file, "variants this version knows", ", ".join(unknown), "Install a newer nnunet_box.")
+        try:
+            recipe(stage.variants)
+        except UsageError as error:
+            raise InvalidData(file, "variants that go together", str(error), "Build the bundle again.") from error
     for entry in bundle.weights_files:
-        path = (Path(folder) / entry.file).resolve()
+        try:
+            path = (Path(folder) / entry.file).resolve()
+        except (OSError, RuntimeError, ValueError) as error:
+            # No name a file can have, or a link to itself.
+            raise InvalidData(
+                file, "weights inside the bundle", f"{entry.file!r}", "Do not use this bundle."
+            ) from error
         if not path.is_relative_to(Path(folder).resolve()):
             raise InvalidData(file, "weights inside the bundle", entry.file, "This bundle is not ours; do not use it.")
         if not path.is_file():

@@ -12,7 +12,7 @@ from typing import Any
 from nnbox_challenges.base import Adapter
 from nnbox_challenges.layout import plain_cases, require_folder
 from nnbox_challenges.lits_layout import Found, find_files, numbered, repair_of
-from nnunet_box.dataset.cases import ChannelFile, SourceCase
+from nnunet_box.dataset.cases import ChannelFile, Repair, SourceCase
 from nnunet_box.dataset.challenge import ChallengeFacts, Recognition, SubmissionForm, TaskFacts
 from nnunet_box.errors import InvalidData
 

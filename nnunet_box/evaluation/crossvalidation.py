@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_box.arrays import open_array
 from nnunet_box.dataset.volumes import write_labels_like
 from nnunet_box.errors import InvalidData
 from nnunet_box.evaluation.summary import Pair
@@ -75,16 +76,11 @@ def open_probabilities(file: Path, classes: int) -> Any:
     ------
     InvalidData: not a blosc2 array, or not of ``classes`` classes.
     """
-    import blosc2
-
     fix = "Train the fold that wrote it again (nnbox train ... --restart)."
-    try:
-        array = blosc2.open(str(file), mode="r")
-    except (RuntimeError, ValueError, OSError) as error:
-        raise InvalidData(file, "a blosc2 array", f"a file that does not open ({error})", fix) from error
-    shape = tuple(getattr(array, "shape", ()))
-    if len(shape) != 4 or shape[0] != classes:
-        raise InvalidData(file, f"probabilities (K, Z, Y, X) of {classes} classes", f"shape {shape}", fix)
+    what = f"probabilities (K, Z, Y, X) of {classes} classes"
+    array = open_array(file, what, 4, fix)
+    if array.shape[0] != classes:
+        raise InvalidData(file, what, f"shape {array.shape}", fix)
     return array
 
 

@@ -34,7 +34,7 @@ def file_facts(paths: list[Path]) -> list[list[Any]]:
 def is_done(folder: Path, key: str) -> bool:
     """Whether the stage in ``folder`` ended with this key."""
     file = folder / STAGE_FILE
-    return file.is_file() and bool(read_json(file).get("key") == key)
+    return file.is_file() and bool(read_json(file, schema_version=1).get("key") == key)
 
 
 @contextmanager

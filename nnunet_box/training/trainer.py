@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from nnunet_box.cpus import usable_threads
@@ -31,15 +32,24 @@ from nnunet_box.training.budget import (
     batches_an_epoch,
     seconds_a_sample,
 )
-from nnunet_box.training.checkpoint import checkpoint_state, load_checkpoint, save_checkpoint, save_weights
+from nnunet_box.training.checkpoint import (
+    checkpoint_state,
+    load_checkpoint,
+    restored,
+    save_checkpoint,
+    save_weights,
+)
 from nnunet_box.training.optimisation import CLIP_NORM, clips, make_optimiser
-from nnunet_box.training.schedule import BudgetSchedule
+from nnunet_box.training.schedule import BudgetSchedule, Count, Seconds
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.step import TrainingStep
 
 VALIDATION_SHARE = 5
 """One validation batch for every five training batches: 50 for 250 (authors' code of April 2019)."""
 BUDGET_VALIDATION_SHARE = 15
+MOST_SAMPLES = 1 << 16
+"""In a batch; a checkpoint that asks for more is not one of ours."""
+
 WEIGHTS = "weights.safetensors"
 
 
@@ -47,10 +57,10 @@ WEIGHTS = "weights.safetensors"
 class Progress:
     """What a run has come to. batch_size and batches_per_epoch are the plan's unless a budget changed them."""
 
-    batch_size: int
-    batches_per_epoch: int
-    epoch: int = 0
-    seconds: float = 0.0
+    batch_size: Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
+    batches_per_epoch: Annotated[int, Field(ge=1)]
+    epoch: Count = 0
+    seconds: Seconds = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -280,21 +290,22 @@ class Trainer:
 
     def _restore(self) -> None:
         state = checkpoint_state(self.checkpoint)
-        if state["settings"] != self.settings.identity():
+        if state.get("settings") != self.settings.identity():
             raise UsageError(
-                f"{self.checkpoint} is of a run with other settings ({state['settings']}); use them, or --restart."
+                f"{self.checkpoint} is of a run with other settings ({state.get('settings')}); use them, or --restart."
             )
-        if ("seconds" in state["schedule"]) != isinstance(self.schedule, BudgetSchedule):
+        schedule = restored(dict[str, Any], state.get("schedule"), self.checkpoint, "schedule")
+        if ("seconds" in schedule) != isinstance(self.schedule, BudgetSchedule):
             raise UsageError(
                 f"{self.checkpoint}: one of the two runs has a --budget and the other none; use the same, or --restart."
             )
-        load_checkpoint(self.checkpoint, self.network, self.optimizer)
-        kept = dict(state["schedule"])
         # A longer run than first asked for is a fair wish.
-        for name in ("most_epochs", "seconds", "peak"):
-            kept.pop(name, None)
-        self.schedule = replace(self.schedule, **kept)
-        self.progress = Progress(**state["progress"])
+        asked = {
+            name: value for name, value in asdict(self.schedule).items() if name in ("most_epochs", "seconds", "peak")
+        }
+        self.schedule = restored(type(self.schedule), schedule | asked, self.checkpoint, "schedule")
+        self.progress = restored(Progress, state.get("progress"), self.checkpoint, "progress")
+        load_checkpoint(self.checkpoint, self.network, self.optimizer)
         write_log(self.folder / "log.jsonl", self.progress.history)
         say(f"Continuing after epoch {self.progress.epoch}")
 

@@ -36,7 +36,18 @@ SHARES = ("nii.gz",) * 4 + ("nii",) * 2 + ("mhd", "mhd zraw") * 2 + ("mha", "mha
 ROLES = ("image", "image", "image", "label")
 
 HEADER_SIZE = 348
-DIM, DATATYPE, PIXDIM, OFFSET, SLOPE, UNITS, FORMS, QUATERNION, SROW, MAGIC = 40, 70, 76, 108, 112, 123, 252, 256, 280, 344
+DIM, DATATYPE, PIXDIM, OFFSET, SLOPE, UNITS, FORMS, QUATERNION, SROW, MAGIC = (
+    40,
+    70,
+    76,
+    108,
+    112,
+    123,
+    252,
+    256,
+    280,
+    344,
+)
 """Where NIfTI-1 keeps them (nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h)."""
 
 FLOATS = (0.0, -0.0, -1.0, math.nan, math.inf, -math.inf, 1e-45, 1e-20, 1e-3, 40.0, 1e3, 1e6, 1e20, 3e38)
@@ -450,7 +461,16 @@ def place_of_voxels(voxels: np.ndarray, form: str, random: np.random.Generator) 
             return {ending: gzip.compress(content, mtime=0) if form == "nii.gz" else content}
         value = float(random.choice([*FLOATS, 1.0, 348.0, 351.0, 353.0, 352.5, 5000.0, 2e9, -352.0]))
         return _field(files, form, OFFSET, "<f", value)
-    names = ["/etc/passwd", "../secret.raw", "..\\secret.raw", "C:\\secret.raw", "LIST", "x%03d.raw 1 6 1", "", "nowhere"]
+    names = [
+        "/etc/passwd",
+        "../secret.raw",
+        "..\\secret.raw",
+        "C:\\secret.raw",
+        "LIST",
+        "x%03d.raw 1 6 1",
+        "",
+        "nowhere",
+    ]
     name = str(random.choice([*names, "\0", "a" * 5000, "/dev/zero", "/dev/stdin"]))
     if form.startswith("nrrd"):
         options = [
