@@ -19,6 +19,7 @@ from nnunet_box.planning.plan import Plan
 from nnunet_box.planning.variant import VARIANTS, model_name, recipe, split_model_name
 
 BUNDLE_FILE = "bundle.json"
+NOT_OURS = "This bundle is not ours; do not use it."
 
 
 class WeightsFile(BaseModel):
@@ -293,7 +294,7 @@ def load_bundle(folder: Path, check_weights: bool = False) -> Bundle:
                 file, "weights inside the bundle", f"{entry.file!r}", "Do not use this bundle."
             ) from error
         if not path.is_relative_to(Path(folder).resolve()):
-            raise InvalidData(file, "weights inside the bundle", entry.file, "This bundle is not ours; do not use it.")
+            raise InvalidData(file, "weights inside the bundle", entry.file, NOT_OURS)
         if not path.is_file():
             raise InvalidData(path, "weights", "no such file", "Copy the whole bundle folder.")
         if check_weights and sha256(path) != entry.sha256:

@@ -108,8 +108,8 @@ def target_spacing(configuration: Configuration, spacing: tuple[float, float, fl
 def check_enlargement(
     file: Path, shape: Sequence[int], spacing: tuple[float, float, float], configurations: Iterable[Configuration]
 ) -> None:
-    """Refuse a grid (Z, Y, X; mm) whose resampling would make far more voxels than there are: a spacing in another unit,
-    or a header that is damaged, would take all memory and days.
+    """Refuse a grid (Z, Y, X; mm) whose resampling would make far more voxels than there are: a spacing in another
+    unit, or a damaged header, would take all memory and days.
 
     Raises
     ------

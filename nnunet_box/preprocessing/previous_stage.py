@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_box.arrays import open_array
 from nnunet_box.files import disk_errors
 from nnunet_box.preprocessing.crop import box_slices
 from nnunet_box.preprocessing.pipeline import Placement
