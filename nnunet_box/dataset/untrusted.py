@@ -116,7 +116,7 @@ def _claimed(path: Path, stream: IO[bytes] | gzip.GzipFile) -> tuple[int, tuple[
     try:
         # By the type, as readers go: bitpix may say less.
         itemsize = header.get_data_dtype().itemsize
-    except HeaderDataError as error:
+    except (HeaderDataError, KeyError) as error:
         found = f"datatype {int(header['datatype'])}"
         raise InvalidData(path, "a type of voxels that is read", found, "Convert the file to such a type.") from error
     axes = min(max(int(header["dim"][0]), 0), 7)
@@ -124,8 +124,9 @@ def _claimed(path: Path, stream: IO[bytes] | gzip.GzipFile) -> tuple[int, tuple[
     return int(start) + math.prod(max(length, 0) for length in shape) * itemsize, shape
 
 
-def check_nifti_claim(path: Path) -> None:
+def check_nifti_claim(path: Path) -> bool:
     """Refuse a header that claims more voxels than the file can hold, before an array of that size is asked for.
+    Returns whether there is a NIfTI header that claims anything.
 
     Raises
     ------
@@ -133,9 +134,10 @@ def check_nifti_claim(path: Path) -> None:
     """
     claim, size = nifti_claim(path), path.stat().st_size
     if claim is None:
-        return
+        return False
     claimed, shape = claim
     compressed = path.name.lower().endswith(".gz")
     if claimed > (size * MOST_COMPRESSED + TRAILING if compressed else size):
         found = f"data that ends early: a header that claims {claimed} bytes, in a file of {size}"
         raise InvalidData(path, f"voxels of shape {shape}", found, AGAIN)
+    return True

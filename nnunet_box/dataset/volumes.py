@@ -141,10 +141,13 @@ def read_volume(path: Path) -> Volume:
 
 
 def _open_nifti(path: Path) -> Any:
-    check_nifti_claim(path)
+    claims = check_nifti_claim(path)
     try:
         image: Any = nibabel.load(path)
         kind = image.get_data_dtype()
+        if not claims:
+            # nibabel puts it right in silence, and then goes by whatever sizes the rest says.
+            raise ValueError("sizeof_hdr is neither 348 nor 540")
     except Exception as error:
         # A damaged header can fail in any way; none of it may end in a traceback.
         found = f"{path.stat().st_size} bytes that do not open ({error})"

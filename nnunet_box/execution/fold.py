@@ -103,7 +103,7 @@ def _check_continued(folder: Path, key: str) -> None:
     UsageError: it is unfinished and began with others.
     """
     marker = folder / PREVIOUS_KEY
-    if (folder / "checkpoint").exists() and marker.is_file() and marker.read_text() != key:
+    if (folder / "checkpoint").exists() and marker.is_file() and marker.read_text(errors="replace") != key:
         raise UsageError(f"{folder} began with other predictions of the previous stage: nnbox train --restart.")
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(key)
@@ -111,7 +111,7 @@ def _check_continued(folder: Path, key: str) -> None:
 
 def _trained(folder: Path, key: str) -> bool:
     marker = folder / "trained"
-    return (folder / WEIGHTS).is_file() and marker.is_file() and marker.read_text() == key
+    return (folder / WEIGHTS).is_file() and marker.is_file() and marker.read_text(errors="replace") == key
 
 
 def validate_fold(

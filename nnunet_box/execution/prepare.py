@@ -178,7 +178,7 @@ def _fill(
     stores = [store for store in stores if not is_done(store.folder, store.key)]
     for store in stores:
         marker = store.folder / "key"
-        if store.folder.is_dir() and not (marker.is_file() and marker.read_text() == store.key):
+        if store.folder.is_dir() and not (marker.is_file() and marker.read_text(errors="replace") == store.key):
             shutil.rmtree(store.folder)
         store.folder.mkdir(parents=True, exist_ok=True)
         marker.write_text(store.key)

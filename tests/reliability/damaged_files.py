@@ -171,7 +171,7 @@ def endless(file: Path, random: np.random.Generator, canary: Path) -> bool:
 
 
 def other_header(file: Path, random: np.random.Generator, canary: Path) -> bool:
-    """A safetensors header that lies: offsets that overlap or lead out, other shapes and types, a length without end."""
+    """A safetensors header that lies: offsets that overlap or lead out, other shapes and types, an endless length."""
     content = file.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header, data = json.loads(content[8 : 8 + length]), content[8 + length :]

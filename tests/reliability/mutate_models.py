@@ -3,9 +3,9 @@
     python tests/reliability/mutate_models.py --mutants 300 --seed 1
     python tests/reliability/mutate_models.py --seed 1 --number 17
 
-Each mutant is one file of a small real workspace, bundle or nnU-Net model, damaged, and the commands that read it. None
-may run code, end in a traceback, hang or take memory; a refusal names a file, what was expected and what was found; what
-cannot be right is not passed over in silence. Ends with 1 where any run ended otherwise.
+Each mutant is one file of a small real workspace, bundle or nnU-Net model, damaged, and the commands that read it.
+None may run code, end in a traceback, hang or take memory; a refusal names a file, what was expected and what was
+found; what cannot be right is not passed over in silence. Ends with 1 where any run ended otherwise.
 """
 
 from __future__ import annotations
