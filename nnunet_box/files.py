@@ -295,7 +295,7 @@ def read_json(path: Path, schema_version: int | None = None) -> Any:
     except OSError as error:
         raise InvalidData(path, "a JSON file", f"one that does not open ({error.strerror})", again) from error
     except RecursionError as error:
-        raise InvalidData(path, "valid JSON", "lists or objects nested without end", again) from error
+        raise InvalidData(path, "valid JSON", "brackets without end", again) from error
     except ValueError as error:
         # Not UTF-8, not JSON, or a number of thousands of digits.
         raise InvalidData(path, "valid JSON", str(error), again) from error
