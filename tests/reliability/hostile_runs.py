@@ -26,6 +26,10 @@ MORE_THAN_GOOD = 300 << 20
 ALLOWED = (0, 1, 2, 3)
 
 
+Call = Callable[[Sequence[str]], int]
+"""Arguments to exit code."""
+
+
 @dataclass(frozen=True)
 class Ran:
     """code: None where the child ended otherwise. ended: ``ended``, ``hung`` or ``signal N``. peak: bytes resident."""
@@ -47,8 +51,10 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def run_forked(commands: Sequence[Sequence[str]], scratch: Path, seconds: float = SECONDS) -> list[Ran]:
-    """Run ``nnbox`` with each of ``commands``' arguments, one after the other in one child.
+def run_forked(
+    commands: Sequence[Sequence[str]], scratch: Path, seconds: float = SECONDS, call: Call | None = None
+) -> list[Ran]:
+    """Run ``nnbox``, or ``call``, with each of ``commands``' arguments, one after the other in one child.
 
     scratch: an empty folder for the child's output. A child that dies or hangs has run no further command.
     """
@@ -56,7 +62,7 @@ def run_forked(commands: Sequence[Sequence[str]], scratch: Path, seconds: float 
     sys.stderr.flush()
     child = os.fork()
     if not child:
-        _in_child(commands, scratch)
+        _in_child(commands, scratch, call or nnbox)
     waiting = os.pidfd_open(child)
     try:
         hung = not select.select([waiting], [], [], seconds)[0]
@@ -84,7 +90,7 @@ def _read(scratch: Path, number: int) -> Ran:
     return Ran(facts["code"], out, err, "ended", facts["peak"])
 
 
-def _in_child(commands: Sequence[Sequence[str]], scratch: Path) -> None:
+def _in_child(commands: Sequence[Sequence[str]], scratch: Path, call: Call) -> None:
     try:
         # A terminal's Ctrl-C is the parent's to handle.
         os.setpgid(0, 0)
@@ -97,7 +103,11 @@ def _in_child(commands: Sequence[Sequence[str]], scratch: Path) -> None:
                 os.dup2(file, descriptor)
                 os.close(file)
             Path("/proc/self/clear_refs").write_text("5")
-            code = _main(arguments)
+            try:
+                code = call(arguments)
+            except BaseException:
+                traceback.print_exc()
+                code = 1
             sys.stdout.flush()
             sys.stderr.flush()
             written = scratch / f"{number}.json"
@@ -107,7 +117,8 @@ def _in_child(commands: Sequence[Sequence[str]], scratch: Path) -> None:
         os._exit(0)
 
 
-def _main(arguments: Sequence[str]) -> int:
+def nnbox(arguments: Sequence[str]) -> int:
+    """Run ``nnbox`` as its entry point does; returns the exit code."""
     from nnunet_box.cli.app import main
 
     sys.argv = ["nnbox", *arguments]
@@ -115,9 +126,6 @@ def _main(arguments: Sequence[str]) -> int:
         main()
     except SystemExit as ending:
         return int(ending.code or 0)
-    except BaseException:
-        traceback.print_exc()
-        return 1
     return 0
 
 
@@ -178,6 +186,3 @@ def imported(modules: Sequence[str]) -> None:
 
     for module in modules:
         importlib.import_module(module)
-
-
-Check = Callable[[Ran], str]
