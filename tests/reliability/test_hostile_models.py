@@ -294,6 +294,7 @@ def test_a_checkpoint_without_digests_is_continued(run, place: Path) -> None:
         lambda state: state["progress"].update(batch_size=0),
         lambda state: state["progress"].update(batch_size=10**12),
         lambda state: state["progress"].update(history=[1, 2]),
+        lambda state: state["progress"].update(losses=[0.1] * 7),
         lambda state: state.update(files={"../../elsewhere": "0"}),
         lambda state: state.update(files=3),
         lambda state: state.update(schema_version=99),
