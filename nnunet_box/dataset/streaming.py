@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from nnunet_box.dataset.cases import Repair, Slab
 from nnunet_box.dataset.geometry import Geometry
-from nnunet_box.dataset.volumes import NIFTI_SUFFIXES, check_gzip, drain, nifti_image, open_volume, read_volume
+from nnunet_box.dataset.untrusted import check_gzip, drain
+from nnunet_box.dataset.volumes import NIFTI_SUFFIXES, nifti_image, open_volume, read_volume
 from nnunet_box.errors import InvalidData
 
 SLAB_BYTES = 4 << 20

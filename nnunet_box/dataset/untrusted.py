@@ -141,3 +141,38 @@ def check_nifti_claim(path: Path) -> bool:
         found = f"data that ends early: a header that claims {claimed} bytes, in a file of {size}"
         raise InvalidData(path, f"voxels of shape {shape}", found, AGAIN)
     return True
+
+
+def check_gzip(path: Path) -> None:
+    """Read a ``.gz`` to its end, so that its checksum is compared: a file cut after the last voxel, or with a flipped
+    bit, opens. No more is unpacked than its NIfTI header claims.
+
+    Raises
+    ------
+    InvalidData: the stream ends early, fails its checksum, or goes on after its voxels.
+    """
+    if not path.name.lower().endswith(".gz"):
+        return
+    claim = nifti_claim(path) if path.is_file() else None
+    try:
+        within = unpacks_within(path, claim[0] + TRAILING if claim is not None else None)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidData(
+            path, "a whole gzip file", f"{error}", "Copy it again from the download; the copy is incomplete."
+        ) from error
+    if claim is not None and not within:
+        raise InvalidData(path, f"a stream of {claim[0]} bytes, as its header claims", "one that goes on", AGAIN)
+
+
+def drain(path: Path, stream: gzip.GzipFile) -> None:
+    """Read a stream from behind its voxels to its end.
+
+    Raises
+    ------
+    InvalidData: it goes on for longer than it may. OSError, EOFError, zlib.error: damaged.
+    """
+    rest = 0
+    while rest <= TRAILING and (chunk := stream.read(GZIP_CHUNK)):
+        rest += len(chunk)
+    if rest > TRAILING:
+        check_gzip(path)  # It says how much was claimed.

@@ -132,7 +132,9 @@ def _selection_key(workspace: Workspace, models: Sequence[str], folds: Sequence[
         folder = workspace.fold(model, fold)
         if not (folder / STAGE_FILE).is_file():
             return ""
-        facts.append([model, fold, read_json(folder / STAGE_FILE).get("key"), sha256(folder / WEIGHTS)])
+        facts.append(
+            [model, fold, read_json(folder / STAGE_FILE, schema_version=1).get("key"), sha256(folder / WEIGHTS)]
+        )
     return key_of(facts)
 
 

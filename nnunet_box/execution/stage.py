@@ -33,7 +33,11 @@ def is_done(folder: Path, key: str, inputs: Mapping[str, str] | None = None) -> 
         return False
     found = read_json(file, schema_version=1)
     noted = found.get("inputs", {})
-    return bool(found.get("key") == key) and all(noted.get(name, is_) == is_ for name, is_ in (inputs or {}).items())
+    return (
+        bool(found.get("key") == key)
+        and isinstance(noted, dict)
+        and all(noted.get(name, is_) == is_ for name, is_ in (inputs or {}).items())
+    )
 
 
 @contextmanager
