@@ -40,10 +40,10 @@ class Place:
     names: dict[str, Path]
     form: str
 
-    @property
-    def case(self) -> str:
-        """What names the damaged case in every message about it."""
-        return self.names["image"].name.removesuffix("_0000")
+    def means(self, text: str) -> bool:
+        """Whether a message, or a file's name, is about the damaged case."""
+        words = [name.name.removesuffix("_0000") for name in self.names.values()]
+        return any(word in text for word in (*words, *(word.replace("volume", "segmentation") for word in words)))
 
     def put(self, files: Files, role: str) -> None:
         """Replace the damaged case's files."""
@@ -218,7 +218,7 @@ class Laboratory:
     def _checked(self, place: Place, ran: Ran, result: Path, baseline: Baseline) -> str:
         findings = json.loads(ran.out)
         errors = [finding for finding in findings if finding["severity"] == "error"]
-        others = [finding["file"] for finding in errors if place.case not in Path(finding["file"]).name]
+        others = [finding["file"] for finding in errors if not place.means(Path(finding["file"]).name)]
         if others:
             return f"harmed: {others[0]} is called bad"
         if bool(errors) != (ran.code == 3):
@@ -240,14 +240,14 @@ class Laboratory:
         made = digests(result)
         if not ran.code:
             return self._compared(made, baseline, place)
-        expected = {name: digest for name, digest in baseline.files.items() if place.case not in name}
+        expected = {name: digest for name, digest in baseline.files.items() if not place.means(name)}
         if made != expected:
             return f"harmed: {sorted(made)} of the good cases {sorted(expected)}"
         return self._refusal(place, ran)
 
     def _refusal(self, place: Place, ran: Ran) -> str:
         told = last_line(ran)
-        if place.case not in told:
+        if not place.means(told):
             return "mute: the message does not name the case"
         if ran.code == 3 and not ("expected " in told and "; found " in told):
             return "mute: a refusal without expected and found"
@@ -257,8 +257,8 @@ class Laboratory:
         if sorted(made) != sorted(baseline.files):
             return f"harmed: files {sorted(made)}"
         differing = [name for name, digest in made.items() if digest != baseline.files[name]]
-        others = [name for name in differing if place.case not in name and "m/" not in name]
-        if any(place.case.lower() not in name.lower() for name in others):
+        others = [name for name in differing if not place.means(name)]
+        if others:
             return f"harmed: {others[0]} is another file"
         return "passed changed" if differing else "passed same"
 
