@@ -23,10 +23,10 @@ DIM, DATATYPE, BITPIX, PIXDIM, FORMS, QUATERNION = 40, 70, 72, 76, 252, 256
 """Where NIfTI-1 keeps them."""
 
 
-def nifti(tmp_path, *fields, name="a.nii.gz"):
+def nifti(tmp_path, *fields, name="a.nii.gz", voxels=VOXELS):
     """A good file with fields put into its header."""
     path = tmp_path / name
-    write_nifti(path, VOXELS, GRID)
+    write_nifti(path, voxels, Geometry(voxels.shape, GRID.spacing))
     raw = bytearray(gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes())
     for at, layout, *values in fields:
         struct.pack_into(layout, raw, at, *values)
@@ -75,12 +75,14 @@ def test_a_quaternion_that_is_no_rotation_beside_an_sform(tmp_path):
 
 
 def test_damage_that_keeps_the_length_is_seen_when_a_case_is_read(tmp_path):
-    path = nifti(tmp_path)
+    # Long enough for its end not to be reached with the header.
+    noise = np.random.default_rng(0).integers(0, 900, (20, 60, 60)).astype(np.int16)
+    path = nifti(tmp_path, voxels=noise)
     content = bytearray(path.read_bytes())
     content[-8] ^= 1  # the checksum
     path.write_bytes(content)
     refused(path, "CRC|corrupt")
-    whole = gzip.decompress(nifti(tmp_path, name="b.nii.gz").read_bytes())
+    whole = gzip.decompress(nifti(tmp_path, name="b.nii.gz", voxels=noise).read_bytes())
     other = bytearray(whole)
     other[-1] ^= 1
     packer = zlib.compressobj(wbits=31)

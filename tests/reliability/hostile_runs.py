@@ -97,11 +97,13 @@ def _in_child(commands: Sequence[Sequence[str]], scratch: Path, call: Call) -> N
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         size = _status("VmSize") + ADDRESS_SPACE
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
-        for number, arguments in enumerate(commands):
+        for order, arguments in enumerate(commands):
             for descriptor, name in ((1, "out"), (2, "err")):
-                file = os.open(scratch / f"{number}.{name}", os.O_WRONLY | os.O_CREAT)
+                file = os.open(scratch / f"{order}.{name}", os.O_WRONLY | os.O_CREAT)
                 os.dup2(file, descriptor)
                 os.close(file)
+            # Whatever the parent has in their place.
+            sys.stdout, sys.stderr = (open(number, "w", closefd=False, encoding="utf-8") for number in (1, 2))
             Path("/proc/self/clear_refs").write_text("5")
             try:
                 code = call(arguments)
@@ -110,7 +112,7 @@ def _in_child(commands: Sequence[Sequence[str]], scratch: Path, call: Call) -> N
                 code = 1
             sys.stdout.flush()
             sys.stderr.flush()
-            written = scratch / f"{number}.json"
+            written = scratch / f"{order}.json"
             written.with_suffix(".part").write_text(json.dumps({"code": code, "peak": _status("VmHWM")}))
             written.with_suffix(".part").rename(written)
     finally:
@@ -137,7 +139,7 @@ def _status(field: str) -> int:
 
 
 def broken(ran: Ran, good_peak: int) -> str | None:
-    """What no hostile input may bring about, whatever the command: ``crashed``, ``hung``, ``over memory``, ``mute``."""
+    """What no hostile input may bring about, whatever the command: ``crashed``, ``hung``, ``over memory``."""
     if ran.ended != "ended":
         return "hung" if ran.ended == "hung" else f"crashed: {ran.ended}"
     if "Traceback (most recent call last)" in ran.err + ran.out:
@@ -146,15 +148,13 @@ def broken(ran: Ran, good_peak: int) -> str | None:
         return f"crashed: exit code {ran.code}"
     if ran.peak > good_peak + MORE_THAN_GOOD or "not enough memory" in ran.err:
         return f"over memory: {ran.peak >> 20} MB, {good_peak >> 20} with good input"
-    if ran.code and not last_line(ran).startswith("nnbox: "):
-        return "mute"
     return None
 
 
-def last_line(ran: Ran) -> str:
-    """The message."""
+def message(ran: Ran) -> str | None:
+    """The last line of a command that failed; None where it is no message."""
     lines = ran.err.strip().splitlines()
-    return lines[-1] if lines else ""
+    return lines[-1] if lines and lines[-1].startswith("nnbox: ") else None
 
 
 @dataclass(frozen=True)

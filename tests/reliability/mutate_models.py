@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from damaged_files import BY_SUFFIX
-from hostile_runs import Failure, Ran, broken, imported, last_line, one_thread, run_forked, tally
+from hostile_runs import Failure, Ran, broken, imported, message, one_thread, run_forked, tally
 from model_places import TRAIN, copied, write_models
 
 PREDICT = ["predict", "BUNDLE", "IMAGES", "OUT", "--no-mirroring", "--runtime"]
@@ -134,7 +134,9 @@ class Laboratory:
             return target, kind, bad, ran
         if not ran.code:
             return target, kind, "silent: passed what cannot be right" if refuse else "passed", ran
-        told = last_line(ran)
+        told = message(ran)
+        if told is None:
+            return target, kind, "mute: no message", ran
         if ran.code == 3 and not ("expected " in told and "found " in told):
             return target, kind, "mute: a refusal without expected and found", ran
         if ran.code == 1:

@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostile_runs import Failure, Ran, broken, imported, last_line, one_thread, run_forked, tally
+from hostile_runs import Failure, Ran, broken, imported, message, one_thread, run_forked, tally
 from mutator import FORMATS, SHAPE, Files, Mutant, good_image, good_label, mutant, volume_files
 
 COMMANDS = ("check", "convert", "predict")
@@ -246,9 +246,9 @@ class Laboratory:
         return self._refusal(place, ran)
 
     def _refusal(self, place: Place, ran: Ran) -> str:
-        told = last_line(ran)
-        if not place.means(told):
-            return "mute: the message does not name the case"
+        told = message(ran)
+        if told is None or not place.means(told):
+            return "mute: no message that names the case"
         if ran.code == 3 and not ("expected " in told and "; found " in told):
             return "mute: a refusal without expected and found"
         return "refused"

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hostile_runs import MORE_THAN_GOOD, Ran, broken, run_forked
+from hostile_runs import MORE_THAN_GOOD, Ran, broken, message, run_forked
 from mutator import FORMATS, KINDS, SHARES, mutant
 
 HERE = Path(__file__).parent
@@ -67,10 +67,6 @@ def speak(arguments: object) -> int:
     return 3
 
 
-def mumble(arguments: object) -> int:
-    return 3
-
-
 def leave(arguments: object) -> int:
     os._exit(0)
 
@@ -82,7 +78,6 @@ def leave(arguments: object) -> int:
         (hang, "hung"),
         (hoard, "over memory"),
         (stumble, "crashed: traceback"),
-        (mumble, "mute"),
         (leave, "crashed: exited"),
         (speak, None),
     ],
@@ -107,3 +102,8 @@ def test_a_child_that_dies_has_run_what_came_before(tmp_path: Path) -> None:
 
 def test_a_message_that_blames_memory_is_noticed() -> None:
     assert str(broken(Ran(1, "", "nnbox: x: not enough memory for it.", "ended", 0), 0)).startswith("over memory")
+
+
+def test_only_a_message_is_one() -> None:
+    assert message(Ran(1, "", "", "ended", 0)) is message(Ran(1, "", "KeyError: 3\n", "ended", 0)) is None
+    assert message(Ran(3, "", "a warning\nnnbox: a: expected b; found c. d\n", "ended", 0)) == "nnbox: a: expected b; found c. d"
