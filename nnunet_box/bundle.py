@@ -288,14 +288,13 @@ def load_bundle(folder: Path, check_weights: bool = False) -> Bundle:
     for entry in bundle.weights_files:
         try:
             path = (Path(folder) / entry.file).resolve()
+            present = path.is_file()
         except (OSError, RuntimeError, ValueError) as error:
             # No name a file can have, or a link to itself.
-            raise InvalidData(
-                file, "weights inside the bundle", f"{entry.file!r}", "Do not use this bundle."
-            ) from error
+            raise InvalidData(file, "weights inside the bundle", f"{entry.file!r}", NOT_OURS) from error
         if not path.is_relative_to(Path(folder).resolve()):
             raise InvalidData(file, "weights inside the bundle", entry.file, NOT_OURS)
-        if not path.is_file():
+        if not present:
             raise InvalidData(path, "weights", "no such file", "Copy the whole bundle folder.")
         if check_weights and sha256(path) != entry.sha256:
             raise InvalidData(path, f"sha256 {entry.sha256}", "another", "The file is damaged; copy it again.")

@@ -74,7 +74,7 @@ class Selection(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Selection:
-        if self.chosen not in {candidate.configurations for candidate in self.candidates}:
+        if not self.chosen or self.chosen not in {candidate.configurations for candidate in self.candidates}:
             raise ValueError(f"chosen: {self.chosen} is none of the candidates")
         for name in self.chosen:
             try:

@@ -53,11 +53,11 @@ TARGETS = (
     Target(f"{STORE}/3d_fullres/CASE/labels.b2nd", RESUME),
     Target(f"{STORE}/3d_fullres/CASE/locations.safetensors", RESUME),
     Target(f"{OTHER}/stage.json", SELECT),
-    Target(f"{OTHER}/weights.safetensors", SELECT),
+    Target("ws/models/m/CHOSEN/fold_1/weights.safetensors", SELECT),
     Target(f"{OTHER}/validation/VALIDATED.probabilities.b2nd", SELECT),
     Target(f"{STORE}/plan.json", SELECT),
     Target("ws/models/m/selection.json", BUNDLE_AGAIN),
-    Target(f"{OTHER}/weights.safetensors", BUNDLE_AGAIN),
+    Target("ws/models/m/CHOSEN/fold_1/weights.safetensors", BUNDLE_AGAIN),
     Target(f"{BUNDLE}/bundle.json", [*PREDICT, "torch"]),
     Target(f"{BUNDLE}/bundle.json", [*PREDICT, "openvino"]),
     Target(f"{BUNDLE}/bundle.json", ["build-submission", "image", "BUNDLE", "--dry-run", "--runtime", "cpu"]),
@@ -90,6 +90,7 @@ class Laboratory:
         fold = json.loads((place / STORE / "splits.json").read_text())
         weights = next((place / BUNDLE).rglob("*.safetensors")).relative_to(place / BUNDLE).as_posix()
         names = {"CASE": fold[0]["train"][0], "VALIDATED": fold[1]["val"][0], "WEIGHTS": weights}
+        names["CHOSEN"] = json.loads((place / "ws/models/m/selection.json").read_text())["chosen"][0]
         file = target.file
         for name, value in names.items():
             file = file.replace(name, value)

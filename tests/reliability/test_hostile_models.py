@@ -125,7 +125,7 @@ def test_foreign_content_in_a_bundle(run, place: Path, tmp_path: Path, content: 
         (f"{STORE}/3d_fullres/stage.json", RESUME),
         ("ws/datasets/m/dataset.json", RESUME),
         (f"{OTHER}/stage.json", [*TRAIN[:5], "1"]),
-        (f"{OTHER}/weights.safetensors", ["select", "m"]),
+        ("ws/models/m/CHOSEN/fold_1/weights.safetensors", ["select", "m"]),
         ("ws/models/m/selection.json", ["build-submission", "bundle", "m", "-o", "out"]),
         ("nnunet/plans.json", ["import-nnunet"]),
         ("nnunet/fold_0/checkpoint_final.pth", ["import-nnunet"]),
@@ -135,6 +135,7 @@ def test_foreign_content_elsewhere(
     run, place: Path, tmp_path: Path, monkeypatch, file: str, command: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    file = file.replace("CHOSEN", json.loads((place / "ws/models/m/selection.json").read_text())["chosen"][0])
     importing = command == ["import-nnunet"]
     words = [*command, str(place / "nnunet"), "-o", "out"] if importing else command
     for content in ("pickle", "torch.save", "zip"):
@@ -307,21 +308,20 @@ def test_a_state_that_cannot_be(run, place: Path, change: Callable[[Any], Any]) 
 
 
 def test_a_checkpoint_of_another_run(run, place: Path) -> None:
-    assert "other settings" in run(*RESUME, "--seed", "7", code=2)
     state = place / CHECKPOINT / "state.json"
     good = state.read_bytes()
-    for name, value in (("fold", 3), ("configuration", "3d_lowres"), ("batches_per_epoch", 7)):
+    for name, value in (("seed", 7), ("fold", 3), ("configuration", "3d_lowres"), ("batches_per_epoch", 7)):
         edit(state, lambda values, name=name, value=value: values["settings"].update({name: value}))
         assert "other settings" in run(*RESUME, code=2)
         state.write_bytes(good)
     edit(state, lambda values: values.pop("settings") and None)
     assert "other settings" in run(*RESUME, code=2)
     state.write_bytes(good)
-
-    def narrower(plan: Any) -> None:
-        plan["configurations"]["3d_fullres"]["blocks"]["features"] = [4, 12]
-
-    edit(place / STORE / "plan.json", narrower)
+    # Tensors of a network of another plan.
+    edit(state, lambda values: values.pop("files") and None)
+    tensors = load_file(place / CHECKPOINT / "network.safetensors")
+    wider = {name: np.concatenate([tensor, tensor]) for name, tensor in tensors.items()}
+    save_file(wider, place / CHECKPOINT / "network.safetensors")
     assert "network.safetensors" in run(*RESUME)
 
 
