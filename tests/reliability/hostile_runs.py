@@ -103,7 +103,7 @@ def _in_child(commands: Sequence[Sequence[str]], scratch: Path, call: Call) -> N
                 os.dup2(file, descriptor)
                 os.close(file)
             # Whatever the parent has in their place.
-            sys.stdout, sys.stderr = (open(number, "w", closefd=False, encoding="utf-8") for number in (1, 2))
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
             Path("/proc/self/clear_refs").write_text("5")
             try:
                 code = call(arguments)

@@ -105,8 +105,6 @@ def test_a_message_that_blames_memory_is_noticed() -> None:
 
 
 def test_only_a_message_is_one() -> None:
+    told = "nnbox: a: expected b; found c. d"
     assert message(Ran(1, "", "", "ended", 0)) is message(Ran(1, "", "KeyError: 3\n", "ended", 0)) is None
-    assert (
-        message(Ran(3, "", "a warning\nnnbox: a: expected b; found c. d\n", "ended", 0))
-        == "nnbox: a: expected b; found c. d"
-    )
+    assert message(Ran(3, "", f"a warning\n{told}\n", "ended", 0)) == told
