@@ -55,3 +55,13 @@ def write_bundle_of(folder: Path, plan: Plan | None = None) -> Path:
     )
     weights.unlink()
     return folder
+
+
+def load_network(folder: Path) -> None:
+    """Load a bundle's network once: what torch imports for that, children need not import each."""
+    from nnunet_box.bundle import load_bundle
+    from nnunet_box.inference.torch_runtime import choose_device, plan_network
+
+    bundle = load_bundle(folder)
+    member = bundle.ensemble(folder)[0]
+    plan_network(member, member.weights[0], bundle.plan, choose_device("cpu"))

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from damaged_files import BY_SUFFIX
 from hostile_runs import Failure, Ran, broken, imported, message, one_thread, run_forked, tally
+from hostile_samples import load_network
 from model_places import TRAIN, copied, write_models
 
 PREDICT = ["predict", "BUNDLE", "IMAGES", "OUT", "--no-mirroring", "--runtime"]
@@ -33,11 +34,15 @@ BUNDLE = "ws/bundles/m"
 
 @dataclass(frozen=True)
 class Target:
-    """A file and a command that reads it. checked: a flipped bit anywhere in it is seen, as its digest is known."""
+    """A file and a command that reads it. checked: a flipped bit anywhere in it is seen, as its digest is known.
+    remade: it is made anew where it is missing. lenient: well-formed content of another kind may be right.
+    """
 
     file: str
     command: list[str]
     checked: bool = False
+    remade: bool = False
+    lenient: bool = False
 
 
 RESUME = [*TRAIN, "--resume"]
@@ -45,14 +50,14 @@ TARGETS = (
     Target(f"{FOLD}/checkpoint/state.json", RESUME),
     Target(f"{FOLD}/checkpoint/network.safetensors", RESUME, checked=True),
     Target(f"{FOLD}/checkpoint/optimizer.safetensors", RESUME, checked=True),
-    Target(f"{STORE}/plan.json", RESUME),
-    Target(f"{STORE}/splits.json", RESUME),
+    Target(f"{STORE}/plan.json", RESUME, remade=True),
+    Target(f"{STORE}/splits.json", RESUME, remade=True),
     Target("ws/datasets/m/dataset.json", RESUME),
-    Target(f"{STORE}/3d_fullres/stage.json", RESUME),
+    Target(f"{STORE}/3d_fullres/stage.json", RESUME, remade=True),
     Target(f"{STORE}/3d_fullres/CASE/image.b2nd", RESUME),
     Target(f"{STORE}/3d_fullres/CASE/labels.b2nd", RESUME),
-    Target(f"{STORE}/3d_fullres/CASE/locations.safetensors", RESUME),
-    Target(f"{OTHER}/stage.json", SELECT),
+    Target(f"{STORE}/3d_fullres/CASE/locations.safetensors", RESUME, remade=True, lenient=True),
+    Target(f"{OTHER}/stage.json", SELECT, remade=True),
     Target("ws/models/m/CHOSEN/fold_1/weights.safetensors", SELECT),
     Target(f"{OTHER}/validation/VALIDATED.probabilities.b2nd", SELECT),
     Target(f"{STORE}/plan.json", SELECT),
@@ -76,6 +81,7 @@ class Laboratory:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.good = write_models(root / "good")
+        load_network(self.good / BUNDLE)
         self.peaks: dict[str, int] = {}
         for target in TARGETS:
             name = " ".join(target.command)
@@ -108,6 +114,7 @@ class Laboratory:
                 damage = damages[int(random.integers(len(damages)))]
                 kind = damage.name
                 refuse = damage.change(file, random, canary) or (kind == "bits" and target.checked)
+                refuse &= not (kind == "no file" and target.remade) and not (kind == "tensors" and target.lenient)
             words = {"BUNDLE": str(place / BUNDLE), "IMAGES": str(place / "images"), "OUT": str(place / "out")}
             words["NNUNET"] = str(place / "nnunet")
             arguments = [words.get(word, word) for word in target.command]

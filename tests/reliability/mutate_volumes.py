@@ -20,6 +20,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel
+import numpy as np
 from hostile_runs import Failure, Ran, broken, imported, message, one_thread, run_forked, tally
 from mutator import FORMATS, SHAPE, Files, Mutant, good_image, good_label, mutant, volume_files
 
@@ -124,17 +126,27 @@ class Baseline:
 def digests(folder: Path) -> dict[str, str]:
     """Content of every volume, and of what else is no record of the run."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".json"]
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(_content(path)).hexdigest() for path in files}
+
+
+def _content(path: Path) -> bytes:
+    """Of NIfTI the voxels and the grid: how they are packed, and what follows them, is the file's own affair."""
+    if not path.name.endswith((".nii", ".nii.gz")):
+        return path.read_bytes()
+    image = nibabel.load(path)
+    grid = (*image.header["pixdim"][:4], *image.affine.ravel())
+    return np.asanyarray(image.dataobj).tobytes() + np.array(grid, np.float64).tobytes()
 
 
 class Laboratory:
     """Good data of every format, a model, and the commands' results without a mutant."""
 
     def __init__(self, root: Path) -> None:
-        from hostile_samples import write_bundle_of
+        from hostile_samples import load_network, write_bundle_of
 
         self.root = root
         self.bundle = write_bundle_of(root / "bundle")
+        load_network(self.bundle)
         self.places: dict[tuple[str, str, str | None], Place] = {}
         self.baselines: dict[tuple[str, str, str | None], Baseline] = {}
         for form in FORMATS:
@@ -152,7 +164,6 @@ class Laboratory:
         with tempfile.TemporaryDirectory(dir=self.root) as scratch:
             arguments = self.arguments(key, Path(scratch) / "result")
             (Path(scratch) / "told").mkdir()
-            # Twice in one child, after one here that compiles what is compiled: the second is what a run takes.
             (ran,) = run_forked([arguments], Path(scratch) / "told")
             if ran.code != 0:
                 raise SystemExit(f"{key}: good input ends with {ran.code} {ran.ended}\n{ran.out}\n{ran.err}")
