@@ -257,8 +257,8 @@ def load_bundle(folder: Path, check_weights: bool = False) -> Bundle:
     try:
         bundle = Bundle.model_validate(read_json(file, schema_version=1))
     except ValidationError as error:
-        found, fix = describe_errors(error), "Build it again: nnbox build-submission bundle."
-        raise InvalidData(file, "a bundle", found, fix) from error
+        fix = "Build it again: nnbox build-submission bundle."
+        raise InvalidData(file, "a bundle", describe_errors(error), fix) from error
     stray = sorted({label for step in bundle.postprocessing.steps for label in step} - set(bundle.labels))
     if stray:
         raise InvalidData(file, f"postprocessing of labels {sorted(bundle.labels)}", f"{stray}", "Build it again.")

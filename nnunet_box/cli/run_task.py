@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 def run_task(
     task: Annotated[str, typer.Argument(help="Its name in the graph.")],
     argv: Annotated[list[str], typer.Argument(help="After --: the nnbox command.")],
-    dataset: Annotated[str, typer.Option("--dataset")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Whose graph it is of.")],
     key: Annotated[str, typer.Option("--key", help="Of what its result follows from.")],
     cores: Annotated[str | None, typer.Option("--cores", help="0,1: the only ones it may use.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,

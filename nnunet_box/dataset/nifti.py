@@ -106,7 +106,7 @@ def _gzip_array(path: Path, proxy: Any) -> NDArray[Any]:
     it was is told by nothing else.
     """
     stored = np.empty(proxy.shape, np.dtype(proxy.dtype), order="F")
-    left = memoryview(stored.reshape(-1, order="F").view(np.uint8))
+    left = stored.reshape(-1, order="F").view(np.uint8).data
     with gzip.open(path) as stream:
         stream.seek(proxy.offset)
         while left:

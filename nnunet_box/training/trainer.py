@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from nnunet_box.cpus import usable_threads
 from nnunet_box.dataset.splits import Fold
 from nnunet_box.errors import InvalidData, NnboxError, UsageError
-from nnunet_box.files import recover_replaced, write_beside
+from nnunet_box.files import recover_replaced
 from nnunet_box.inference.torch_runtime import choose_device
 from nnunet_box.interrupts import Interrupted, patient
 from nnunet_box.network.unet import UNet, for_device
@@ -43,35 +41,19 @@ from nnunet_box.training.checkpoint import (
     save_weights,
 )
 from nnunet_box.training.optimisation import CLIP_NORM, clips, make_optimiser
-from nnunet_box.training.schedule import BudgetSchedule, Count, Seconds
+from nnunet_box.training.run_log import LOG, Progress, append_line, write_log
+from nnunet_box.training.schedule import BudgetSchedule
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.step import TrainingStep
 
 VALIDATION_SHARE = 5
 """One validation batch for every five training batches: 50 for 250 (authors' code of April 2019)."""
 BUDGET_VALIDATION_SHARE = 15
-MOST_SAMPLES = 1 << 16
-"""In a batch; a checkpoint that asks for more is not one of ours."""
 SAVES_AT_MOST = 0.05
 """Share of the time that checkpoints may take: where saving is slow, there are fewer of them."""
 MOST_INTERVALS = 10
 """Of ``checkpoint_seconds`` that may pass between two checkpoints for that reason."""
 WEIGHTS = "weights.safetensors"
-
-
-@dataclass
-class Progress:
-    """What a run has come to. batch_size and batches_per_epoch are the plan's unless a budget changed them. losses,
-    epoch_seconds: of the epoch that has begun.
-    """
-
-    batch_size: Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
-    batches_per_epoch: Annotated[int, Field(ge=1)]
-    epoch: Count = 0
-    seconds: Seconds = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    epoch_seconds: Seconds = 0.0
 
 
 class Trainer:
@@ -301,9 +283,7 @@ class Trainer:
             "seconds": seconds,
         }
         self.progress.history.append(line)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        append_line(self.folder / LOG, line)
         say(
             f"{self.settings.model} fold {self.settings.fold} epoch {self.progress.epoch}: loss {loss:.4f}, "
             f"validation Dice {overlap:.3f}, rate {rate:.1e}, {self._time_left(seconds)}"
@@ -350,12 +330,6 @@ class Trainer:
             expected = f"losses of at most {self.progress.batches_per_epoch} batches"
             raise InvalidData(self.checkpoint / STATE, expected, f"{len(self.progress.losses)}", AGAIN)
         load_checkpoint(self.checkpoint, self.network, self.optimizer)
-        write_log(self.folder / "log.jsonl", self.progress.history)
+        write_log(self.folder / LOG, self.progress.history)
         begun = f" and {len(self.progress.losses)} batches" if self.progress.losses else ""
         say(f"Continuing after epoch {self.progress.epoch}{begun}")
-
-
-def write_log(file: Path, history: list[dict[str, Any]]) -> None:
-    """The log as the checkpoint knows it: epochs after the checkpoint are done again."""
-    with write_beside(file) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
