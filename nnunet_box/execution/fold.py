@@ -13,7 +13,7 @@ from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.dataset.splits import Fold, load_or_make_folds
 from nnunet_box.dataset.volumes import write_labels_like
 from nnunet_box.errors import UsageError
-from nnunet_box.evaluation.summary import summarise_pairs, summary_dice, write_summary
+from nnunet_box.evaluation.summary import read_summary, summarise_pairs, summary_dice, write_summary
 from nnunet_box.execution.folds import (
     fold_inputs,
     fold_key,
@@ -73,7 +73,7 @@ def train_fold(
                     f"{settings.configuration} --fold {settings.fold} --restart, which throws it away."
                 )
             _train_and_validate(workspace, dataset, plan, folds[settings.fold], settings, previous, resume)
-        dice = summary_dice(read_json(folder / "validation" / "summary.json"))
+        dice = summary_dice(read_summary(folder / "validation" / "summary.json"))
     say(f"{name}: mean foreground Dice {dice:.4f}")
     return dice
 
@@ -148,7 +148,7 @@ def _note(file: Path, text: str) -> None:
 
 
 def _content(file: Path) -> str | None:
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
 
 
 def validate_fold(

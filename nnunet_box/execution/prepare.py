@@ -23,7 +23,13 @@ from nnunet_box.planning.plan import Plan, load_plan
 from nnunet_box.planning.planner import make_plan
 from nnunet_box.planning.variant import split_model_name
 from nnunet_box.preprocessing.fingerprint import extract_fingerprint, write_fingerprint
-from nnunet_box.preprocessing.pipeline import PreparedCase, case_placement, prepare_case, same_grid
+from nnunet_box.preprocessing.pipeline import (
+    PreparedCase,
+    case_placement,
+    check_enlargement,
+    prepare_case,
+    same_grid,
+)
 from nnunet_box.preprocessing.previous_stage import has_previous, labels_on_grid, write_previous
 from nnunet_box.preprocessing.store import IMAGE, has_case, write_case
 from nnunet_box.progress import say
@@ -227,7 +233,7 @@ def _fill(
         stores = [store for store in stores if not is_done(store.folder, store.key)]
         for store in stores:
             marker = store.folder / "key"
-            if store.folder.is_dir() and not (marker.is_file() and marker.read_text() == store.key):
+            if store.folder.is_dir() and not (marker.is_file() and marker.read_text(errors="replace") == store.key):
                 shutil.rmtree(store.folder)
             store.folder.mkdir(parents=True, exist_ok=True)
             marker.write_text(store.key)
@@ -264,6 +270,9 @@ def _fill_part(
 def _store_case(job: Job, plan: Plan) -> str:
     case, label, targets = job
     image, labels, geometry = read_labelled(case, label, set(plan.labels))
+    check_enlargement(
+        case.reference_file, image.shape[1:], geometry.spacing, (plan.configurations[entry] for entry in targets)
+    )
     prepared: PreparedCase | None = None
     before = None
     for entry, folder in targets.items():

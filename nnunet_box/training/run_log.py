@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from nnunet_box.files import write_beside
+from nnunet_box.training.schedule import Count, Seconds
 
 LOG = "log.jsonl"
 """A line of JSON an epoch, in the fold's folder."""
+
+MOST_SAMPLES = 1 << 16
+"""In a batch; a checkpoint that asks for more is not one of ours."""
 
 
 @dataclass
@@ -19,13 +25,13 @@ class Progress:
     epoch_seconds: of the epoch that has begun.
     """
 
-    batch_size: int
-    batches_per_epoch: int
-    epoch: int = 0
-    seconds: float = 0.0
+    batch_size: Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
+    batches_per_epoch: Annotated[int, Field(ge=1)]
+    epoch: Count = 0
+    seconds: Seconds = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    epoch_seconds: float = 0.0
+    epoch_seconds: Seconds = 0.0
 
 
 def write_log(file: Path, history: list[dict[str, Any]]) -> None:

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nnunet_box.cpus import usable_threads
 from nnunet_box.dataset.splits import Fold
-from nnunet_box.errors import NnboxError, UsageError
+from nnunet_box.errors import InvalidData, NnboxError, UsageError
 from nnunet_box.files import recover_replaced
 from nnunet_box.inference.torch_runtime import choose_device
 from nnunet_box.interrupts import Interrupted, patient
@@ -30,7 +31,15 @@ from nnunet_box.training.budget import (
     batches_an_epoch,
     seconds_a_sample,
 )
-from nnunet_box.training.checkpoint import checkpoint_state, load_checkpoint, save_checkpoint, save_weights
+from nnunet_box.training.checkpoint import (
+    AGAIN,
+    STATE,
+    checkpoint_state,
+    load_checkpoint,
+    restored,
+    save_checkpoint,
+    save_weights,
+)
 from nnunet_box.training.optimisation import CLIP_NORM, clips, make_optimiser
 from nnunet_box.training.run_log import LOG, Progress, append_line, write_log
 from nnunet_box.training.schedule import BudgetSchedule
@@ -302,21 +311,25 @@ class Trainer:
 
     def _restore(self) -> None:
         state = checkpoint_state(self.checkpoint)
-        if state["settings"] != self.settings.identity():
+        if state.get("settings") != self.settings.identity():
             raise UsageError(
-                f"{self.checkpoint} is of a run with other settings ({state['settings']}); use them, or --restart."
+                f"{self.checkpoint} is of a run with other settings ({state.get('settings')}); use them, or --restart."
             )
-        if ("seconds" in state["schedule"]) != isinstance(self.schedule, BudgetSchedule):
+        schedule = restored(dict[str, Any], state.get("schedule"), self.checkpoint, "schedule")
+        if ("seconds" in schedule) != isinstance(self.schedule, BudgetSchedule):
             raise UsageError(
                 f"{self.checkpoint}: one of the two runs has a --budget and the other none; use the same, or --restart."
             )
-        load_checkpoint(self.checkpoint, self.network, self.optimizer)
-        kept = dict(state["schedule"])
         # A longer run than first asked for is a fair wish.
-        for name in ("most_epochs", "seconds", "peak"):
-            kept.pop(name, None)
-        self.schedule = replace(self.schedule, **kept)
-        self.progress = Progress(**state["progress"])
+        asked = {
+            name: value for name, value in asdict(self.schedule).items() if name in ("most_epochs", "seconds", "peak")
+        }
+        self.schedule = restored(type(self.schedule), schedule | asked, self.checkpoint, "schedule")
+        self.progress = restored(Progress, state.get("progress"), self.checkpoint, "progress")
+        if len(self.progress.losses) > self.progress.batches_per_epoch:
+            expected = f"losses of at most {self.progress.batches_per_epoch} batches"
+            raise InvalidData(self.checkpoint / STATE, expected, f"{len(self.progress.losses)}", AGAIN)
+        load_checkpoint(self.checkpoint, self.network, self.optimizer)
         write_log(self.folder / LOG, self.progress.history)
         begun = f" and {len(self.progress.losses)} batches" if self.progress.losses else ""
         say(f"Continuing after epoch {self.progress.epoch}{begun}")
