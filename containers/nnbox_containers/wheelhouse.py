@@ -19,8 +19,9 @@ from packaging.version import InvalidVersion, Version
 
 from nnbox_containers.own_wheel import DISTRIBUTION, own_wheel
 from nnunet_box.errors import InvalidData, NnboxError, UsageError
-from nnunet_box.files import TEMPORARY_MARK, write_beside
+from nnunet_box.files import write_beside
 from nnunet_box.progress import say, track
+from nnunet_box.temporary import TEMPORARY_MARK
 
 # What runs inside every image: prediction and an adapter. Training, the command line and the report stay outside.
 INFERENCE = ("numpy", "nibabel", "pydantic", "safetensors", "connected-components-3d")

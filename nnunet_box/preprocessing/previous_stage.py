@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_box.disk import disk_errors
 from nnunet_box.errors import InvalidData
-from nnunet_box.files import disk_errors
 from nnunet_box.preprocessing.crop import box_slices
 from nnunet_box.preprocessing.pipeline import Placement
 from nnunet_box.preprocessing.resample import resample_labels

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from nnunet_box.disk import disk_errors
 from nnunet_box.errors import InvalidData
-from nnunet_box.files import disk_errors, link_or_copy
+from nnunet_box.files import link_or_copy
 from nnunet_box.preprocessing.pipeline import PreparedCase
 
 IMAGE = "image.b2nd"

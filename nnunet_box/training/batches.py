@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from nnunet_box.parallel import end_with_parent
 from nnunet_box.planning.plan import Configuration
 from nnunet_box.planning.variant import PAPER, Recipe, recipe
 from nnunet_box.preprocessing.previous_stage import open_previous
@@ -200,7 +201,7 @@ def batch_loader(
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=_single_thread if workers else None,
+        worker_init_fn=_start_worker if workers else None,
         pin_memory=device.type == "cuda",
     )
     for (index, _), batch in zip(returned, loader, strict=True):
@@ -239,5 +240,6 @@ def _resident(
         yield _augmented(sources[index], sets[index].raw(number), device)
 
 
-def _single_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
+    end_with_parent()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,17 @@ SCHEMA = 1
 
 def save_weights(file: Path, network: nn.Module) -> None:
     """Network weights alone, whole or not at all."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with write_beside(file) as temporary:
+    tensors = _on_cpu(network.state_dict())
+    with write_beside(file, _bytes(tensors)) as temporary:
         save_file(tensors, temporary)
+
+
+def _on_cpu(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(value).detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def save_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -29,16 +38,12 @@ def save_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
     There is no random state to save: batches are a function of (seed, fold, batch number), and the network draws
     nothing.
     """
-    with write_beside(folder) as temporary:
+    tensors = _on_cpu(network.state_dict())
+    kept = optimizer.state_dict()["state"]
+    moments = _on_cpu({f"{index}.{name}": value for index, values in kept.items() for name, value in values.items()})
+    with write_beside(folder, _bytes(tensors) + _bytes(moments)) as temporary:
         temporary.mkdir()
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()},
-            temporary / "network.safetensors",
-        )
-        moments: dict[str, Tensor] = {}
-        for index, values in optimizer.state_dict()["state"].items():
-            for name, value in values.items():
-                moments[f"{index}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        save_file(tensors, temporary / "network.safetensors")
         save_file(moments, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", {"schema_version": SCHEMA, **state})
 

@@ -25,12 +25,13 @@ from nnunet_box.dataset.volumes import save_nifti
 from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.execution import prepare
 from nnunet_box.execution.prepare import plan_dataset, preprocess_configurations
-from nnunet_box.files import TEMPORARY_MARK, fill_beside
+from nnunet_box.files import fill_beside
 from nnunet_box.parallel import map_cases
 from nnunet_box.preprocessing import fingerprint
 from nnunet_box.preprocessing.fingerprint import CaseFacts, extract_fingerprint
 from nnunet_box.preprocessing.intensities import ValueHistogram
 from nnunet_box.preprocessing.pipeline import prepare_case
+from nnunet_box.temporary import TEMPORARY_MARK
 from nnunet_box.workspace import Workspace
 from tests.execution.cascade_samples import write_cases
 
