@@ -74,10 +74,10 @@ class Chain:
     The calm run is in the same place as the disturbed ones, so that files that name their sources are equal too.
     """
 
-    def __init__(self, folder: Path, stages: Sequence[Stage] = STAGES) -> None:
-        self.folder, self.stages = folder, stages
-        self.state, self.before, self.words = folder / "state", folder / "before", folder / "words.txt"
-        self.counter = folder / "events"
+    def __init__(self, folder: Path, stages: Sequence[Stage] = STAGES, words: Path | None = None) -> None:
+        self.folder, self.stages, self.words = folder, stages, words or folder / "words.txt"
+        self.state, self.before, self.after = folder / "state", folder / "before", folder / "after"
+        self.counter = self.words.with_name("events")
         make_download(folder)
 
     def hook(self, at: int = 0, whom: str = "group", delay: float = 0.0) -> dict[str, Any]:
@@ -87,28 +87,30 @@ class Chain:
 
     def calm(self) -> dict[str, Calm]:
         """Run the chain undisturbed."""
-        self._begin()
+        self.begin()
         found = {}
         for stage in self.stages:
             started = time.monotonic()
-            self._succeed(stage, self.hook())
+            self.succeed(stage, self.hook())
             seconds = time.monotonic() - started
             found[stage.name] = Calm(seconds, self.counter.stat().st_size, manifest(self.state))
         return found
 
     def disturbed(self, calm: dict[str, Calm], kills: dict[str, int], seed: int) -> list[Result]:
         """Run it again, killing each command as often as ``kills`` says."""
-        self._begin()
+        self.begin()
         return [
             self._disturb(stage, calm[stage.name], kills.get(stage.name, 0), random.Random(f"{seed} {stage.name}"))
             for stage in self.stages
         ]
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Nothing is done yet."""
         shutil.rmtree(self.state, ignore_errors=True)
         self.state.mkdir()
 
-    def _succeed(self, stage: Stage, kill: dict[str, Any] | None = None) -> None:
+    def succeed(self, stage: Stage, kill: dict[str, Any] | None = None) -> None:
+        """Run a command to its end."""
         code = run(stage.argv, self.folder, self.words, kill)
         assert code == 0, f"{stage.name} ended with {code}: {self.words.read_text()}"
 
@@ -144,7 +146,7 @@ class Chain:
                 f"{stage.name}: round {result.rounds}, {done} kills{': ' + problem if problem else ''}", file=sys.stderr
             )
         if not kills:
-            self._succeed(stage)
+            self.succeed(stage)
         return result
 
     def _kill(self, stage: Stage, calm: Calm, kind: tuple[str, str], draw: random.Random) -> tuple[bool, int]:
