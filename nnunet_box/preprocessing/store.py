@@ -75,6 +75,15 @@ def class_locations(labels: NDArray[np.int8]) -> dict[int, NDArray[np.int32]]:
     return found
 
 
+def most_bytes(voxels: int, channels: int, classes: int) -> int:
+    """What a stored case of so many voxels takes at most: with noise for an image, which hardly compresses.
+
+    classes: foreground labels.
+    """
+    locations = min(voxels, classes * MOST_LOCATIONS + int(LEAST_SHARE * voxels))
+    return voxels * (4 * channels + 1) + locations * 3 * 4
+
+
 def chunk_shape(patch: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Voxels (z, y, x) of a chunk: the patch's, one slice for a patch of two axes, no more than the case has."""
     edges = (1, *patch) if len(patch) == 2 else patch
