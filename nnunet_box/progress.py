@@ -14,7 +14,8 @@ LEAST_TOLD = 0.01
 """Before that share is done, the time left is anybody's guess."""
 
 
-def _left(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """``12:05`` for minutes and seconds, ``3:12:05`` from an hour on."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -41,7 +42,7 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
         now = time.monotonic()
         if now - spoken >= LINE_EVERY_SECONDS:
             spoken = now
-            left = f", {_left((now - started) / done * (total - done))} left" if total else ""
+            left = f", {duration_text((now - started) / done * (total - done))} left" if total else ""
             say(f"{what}: {done}{f' of {total}' if total else ''}{left}")
 
 
@@ -68,7 +69,7 @@ def bytes_done(what: str) -> Iterator[Callable[[int, int], None]]:
         if now - spoken >= LINE_EVERY_SECONDS and done > total * LEAST_TOLD:
             spoken = now
             left = (now - started) / done * max(0, total - done)
-            say(f"{what}: {done / 1e6:.0f} of {total / 1e6:.0f} MB, {_left(left)} left")
+            say(f"{what}: {done / 1e6:.0f} of {total / 1e6:.0f} MB, {duration_text(left)} left")
 
     yield listen
 

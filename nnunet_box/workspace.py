@@ -30,6 +30,14 @@ class Workspace:
         return self.preprocessed / "splits.json"
 
     @property
+    def contents(self) -> Path:
+        return self.preprocessed / "contents.json"
+
+    @property
+    def request(self) -> Path:
+        return self.root / "tasks" / self.dataset / "request.json"
+
+    @property
     def models(self) -> Path:
         return self.root / "models" / self.dataset
 
@@ -46,3 +54,11 @@ class Workspace:
 
     def fold(self, model: str, fold: int) -> Path:
         return self.models / model / f"fold_{fold}"
+
+    def lock(self, name: str) -> Path:
+        """A lock (see ``locks.held``), outside of what is replaced as a whole."""
+        return self.root / "locks" / self.dataset / f"{name}.lock"
+
+    def task(self, name: str) -> Path:
+        """What is known of a task's last run, and its log."""
+        return self.root / "tasks" / self.dataset / name.replace("/", "-")

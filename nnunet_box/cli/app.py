@@ -20,6 +20,7 @@ from nnunet_box.cli import (
     predict,
     preprocess,
     profiles,
+    run_task,
     select,
     status,
     train,
@@ -27,6 +28,7 @@ from nnunet_box.cli import (
 )
 from nnunet_box.cli.common import CommandGroup
 from nnunet_box.errors import NnboxError
+from nnunet_box.interrupts import ended_by_signals, exit_code
 
 INTERRUPTED = 130
 
@@ -55,6 +57,7 @@ for group in (
     build_submission,
     archive,
     status,
+    run_task,
     demo,
     doctor,
 ):
@@ -64,7 +67,8 @@ for group in (
 def main() -> None:
     """Entry point: run, print an expected error as one line on stderr, end with its exit code."""
     try:
-        app()
+        with ended_by_signals():
+            app()
     except NnboxError as error:
         print(f"nnbox: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -72,6 +76,7 @@ def main() -> None:
         # typer itself turns an interrupt of a command into this code, without a word.
         if ending.code == INTERRUPTED:
             print("nnbox: interrupted; run the same command again to continue.", file=sys.stderr)
+            sys.exit(exit_code())
         raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -79,6 +79,18 @@ def challenge_options(given: list[str] | None) -> dict[str, str]:
     return options
 
 
+def duration(text: str, option: str) -> float:
+    """``90s`` or ``1h30m``, given to ``option``, in seconds.
+
+    Raises
+    ------
+    UsageError: it does not read as a duration.
+    """
+    from nnunet_box.training.budget import parse_duration
+
+    return parse_duration(text, option)
+
+
 def training_settings(budget: str | None, **options: Any) -> TrainingSettings:
     """The settings of a run from the command line's words; ``budget`` is a duration such as 25m.
 

@@ -38,11 +38,10 @@ def select(
     Example: nnbox select acdc
     """
     from nnunet_box.cli.common import fold_numbers, names, open_dataset
-    from nnunet_box.execution.choose import bundle_dataset, select_dataset
+    from nnunet_box.execution.choose import select_and_bundle
 
     paths, opened = open_dataset(workspace, dataset)
-    selection = select_dataset(paths, opened, names(configurations), fold_numbers(folds))
-    bundle_dataset(paths, opened)
+    selection, _ = select_and_bundle(paths, opened, names(configurations), fold_numbers(folds))
     if as_json:
         typer.echo(selection.model_dump_json())
         return

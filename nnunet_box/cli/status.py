@@ -17,36 +17,49 @@ def register(app: typer.Typer) -> None:
 def status(
     dataset: DatasetArgument = None, workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False
 ) -> None:
-    """What of a data set is done, unfinished and waiting.
+    """What of a data set is done, running, waiting and failed, with the time left: of the last train-all, or of
+    everything that can be trained.
 
     Example: nnbox status acdc
     """
     from rich.console import Console
-    from rich.table import Table
 
     from nnunet_box.cli.common import open_dataset
-    from nnunet_box.execution.chain import task_states, training_tasks
-    from nnunet_box.planning.plan import load_plan
+    from nnunet_box.execution.display import task_table
+    from nnunet_box.execution.graph import last_graph
+    from nnunet_box.execution.records import describe_failure, states
+    from nnunet_box.execution.schedule import Walk
+    from nnunet_box.execution.timeleft import seconds_left
 
     paths, opened = open_dataset(workspace, dataset)
-    states = []
-    if paths.plan.is_file():
-        states = task_states(paths, training_tasks(paths, opened, load_plan(paths.plan), None, None))
-    facts = {
-        "dataset": opened.name,
-        "training_cases": len(opened.cases),
-        "planned": paths.plan.is_file(),
-        "networks": states,
-        "selected": paths.selection.is_file(),
-        "bundled": (paths.bundle / "bundle.json").is_file(),
-    }
+    tasks = last_graph(paths, opened)
+    found = states(paths, tasks)
+    at_once = max(1, sum(state == "running" for state in found.values()))
     if as_json:
+        each, together = seconds_left(paths, tasks, found, at_once)
+        facts = {
+            "dataset": opened.name,
+            "training_cases": len(opened.cases),
+            "planned": paths.plan.is_file(),
+            "tasks": [{"task": t.name, "state": found[t.name], "seconds_left": each.get(t.name)} for t in tasks],
+            "networks": [
+                {"configuration": t.settings.configuration, "fold": t.settings.fold, "state": found[t.name]}
+                for t in tasks
+                if t.settings is not None
+            ],
+            "seconds_left": together,
+            "selected": paths.selection.is_file(),
+            "bundled": (paths.bundle / "bundle.json").is_file(),
+        }
         typer.echo(json.dumps(facts))
         return
-    table = Table("network", "state", title=f"{opened.name}: {len(opened.cases)} training cases")
-    for state in states:
-        table.add_row(f"{state['configuration']} fold {state['fold']}", str(state["state"]))
     console = Console()
-    console.print(table if states else f"{opened.name}: not planned yet; nnbox plan {opened.name}")
-    for name in ("selected", "bundled"):
-        console.print(f"{name}: {'yes' if facts[name] else 'no'}")
+    console.print(f"{opened.name}: {len(opened.cases)} training cases")
+    if not tasks:
+        console.print(f"not planned yet; nnbox plan {opened.name}")
+    else:
+        console.print(task_table(paths, Walk(tasks, found), at_once))
+    for task in tasks:
+        if found[task.name] == "failed":
+            console.print(describe_failure(paths, task.name), markup=False)
+    console.print(f"bundled: {'yes' if (paths.bundle / 'bundle.json').is_file() else 'no'}")

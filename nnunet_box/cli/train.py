@@ -39,6 +39,11 @@ FullPrecisionOption = Annotated[
 CompiledOption = Annotated[
     bool, typer.Option("--compile/--no-compile", help="Compile the network for the GPU, which takes it a minute.")
 ]
+CheckpointOption = Annotated[
+    str,
+    typer.Option("--checkpoint-every", help="Least time between two checkpoints, which is what a killed run may lose."),
+]
+CHECKPOINT_EVERY = "60s"
 
 
 def register(app: typer.Typer) -> None:
@@ -63,13 +68,14 @@ def train(
     workers: WorkersOption = None,
     full_precision: FullPrecisionOption = False,
     compiled: CompiledOption = True,
+    checkpoint_every: CheckpointOption = CHECKPOINT_EVERY,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Train one network on one fold, then predict and score the patients it has not seen.
 
     Example: nnbox train acdc --configuration 3d_fullres --fold 0
     """
-    from nnunet_box.cli.common import open_dataset, training_settings
+    from nnunet_box.cli.common import duration, open_dataset, training_settings
     from nnunet_box.errors import UsageError
     from nnunet_box.execution.fold import train_fold
 
@@ -88,6 +94,7 @@ def train(
         workers=workers,
         full_precision=full_precision,
         compiled=compiled,
+        checkpoint_seconds=duration(checkpoint_every, "--checkpoint-every"),
     )
     dice = train_fold(paths, opened, settings, resume=resume, restart=restart)
     typer.echo(f"{dice:.4f}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, ChallengeOptions, DatasetArgument, WorkspaceOption
 from nnunet_box.cli.train import (
+    CHECKPOINT_EVERY,
     BatchesOption,
     BudgetOption,
+    CheckpointOption,
     CompiledOption,
     DeviceOption,
     EpochsOption,
@@ -19,7 +21,15 @@ from nnunet_box.cli.train import (
     VariantOption,
     WorkersOption,
 )
-from nnunet_box.planning.variant import model_name, variant_names
+from nnunet_box.planning.variant import variant_names
+
+if TYPE_CHECKING:
+    from nnunet_box.dataset.dataset import Dataset
+    from nnunet_box.execution.graph import Task
+    from nnunet_box.execution.request import Request
+    from nnunet_box.workspace import Workspace
+
+EXECUTORS = ("local", "slurm", "ray")
 
 
 def register(app: typer.Typer) -> None:
@@ -47,9 +57,15 @@ def train_all(
     workers: WorkersOption = None,
     full_precision: FullPrecisionOption = False,
     compiled: CompiledOption = True,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the networks to train and their state; train nothing.")
-    ] = False,
+    checkpoint_every: CheckpointOption = CHECKPOINT_EVERY,
+    executor: Annotated[str, typer.Option("--executor", help="local, slurm or ray.")] = "local",
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            "--at-once", min=1, help="local: trainings beside each other; one a GPU by default, one without a GPU."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the tasks and their state; run nothing.")] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Plan, preprocess, train every fold of every configuration, select, bundle. Run it again to continue after an
@@ -58,25 +74,17 @@ def train_all(
     A cascade comes last and needs all folds of 3d_lowres, so that one is trained in all of them whatever --folds says.
     A budget is shared out evenly among the networks. Example: nnbox train-all acdc --budget 10h
     """
-    from nnunet_box.cli.common import challenge_options, fold_numbers, names, open_dataset, training_settings
-    from nnunet_box.cli.select import print_selection
-    from nnunet_box.execution import chain
-    from nnunet_box.execution.prepare import existing_plan
+    from nnunet_box.cli.common import challenge_options, duration, fold_numbers, names, open_dataset, training_settings
+    from nnunet_box.execution.request import Request
 
+    _check_executor(executor)
     chosen = _converted(workspace, dataset, challenge, source, challenge_options(option))
     paths, opened = open_dataset(workspace, chosen)
-    wanted, numbers = names(configurations), fold_numbers(folds)
-    variants = variant_names(variant)
-    if dry_run:
-        tasks = chain.training_tasks(paths, opened, existing_plan(paths, opened), wanted, numbers)
-        for task, state in zip(tasks, chain.task_states(paths, tasks, variants), strict=True):
-            typer.echo(f"{model_name(task.configuration, variants)} fold {task.fold}: {state['state']}")
-        return
     settings = training_settings(
         budget,
         configuration="",
         fold=0,
-        variants=variants,
+        variants=variant_names(variant),
         seed=seed,
         epochs=epochs,
         batches_per_epoch=batches_per_epoch,
@@ -84,11 +92,53 @@ def train_all(
         workers=workers,
         full_precision=full_precision,
         compiled=compiled,
+        checkpoint_seconds=duration(checkpoint_every, "--checkpoint-every"),
     )
-    selection, _ = chain.train_all(paths, opened, settings, wanted, numbers)
-    print_selection(selection)
+    request = Request.of(settings, names(configurations), fold_numbers(folds))
+    if executor == "local":
+        _locally(paths, opened, request, settings.device, at_once, dry_run)
+
+
+def _check_executor(executor: str) -> None:
+    from nnunet_box.errors import UsageError
+
+    if executor not in EXECUTORS:
+        raise UsageError(f"--executor {executor}: {', '.join(EXECUTORS)}.")
+
+
+def _locally(
+    paths: Workspace, opened: Dataset, request: Request, device: str, at_once: int | None, dry_run: bool
+) -> None:
+    from nnunet_box.cli.select import print_selection
+    from nnunet_box.evaluation.selection import load_selection
+    from nnunet_box.execution.display import shown
+    from nnunet_box.execution.graph import prepared_graph
+    from nnunet_box.execution.local import LocalExecutor, machine_slots
+    from nnunet_box.execution.schedule import walk
+    from nnunet_box.locks import held
+
+    slots = machine_slots(device, at_once)
+    with held(paths.lock("train-all"), f"train-all of {opened.name}"):
+        tasks = prepared_graph(paths, opened, request, len(slots), keep=not dry_run)
+        if dry_run:
+            print_tasks(paths, tasks)
+            return
+        with shown(paths, len(slots)) as report:
+            walk(paths, tasks, LocalExecutor(paths, slots), report)
+    print_selection(load_selection(paths.selection))
     typer.echo(str(paths.bundle))
     typer.echo(f"Next: nnbox build-submission image {opened.name}", err=True)
+
+
+def print_tasks(paths: Workspace, tasks: list[Task]) -> None:
+    """Every task's state and command."""
+    import shlex
+
+    from nnunet_box.execution.records import states
+
+    found = states(paths, tasks)
+    for task in tasks:
+        typer.echo(f"{found[task.name]:<10} {task.name:<32} nnbox {shlex.join(task.argv)}")
 
 
 def _converted(

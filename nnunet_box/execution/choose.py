@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nnunet_box.bundle import Bundle, write_bundle
+import nnunet_box
+from nnunet_box.bundle import Bundle, load_bundle, sha256, write_bundle
 from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.dataset.splits import load_or_make_folds
 from nnunet_box.errors import UsageError
 from nnunet_box.evaluation.selection import Selection, load_selection, select
 from nnunet_box.execution.folds import finished_folds
+from nnunet_box.execution.stage import STAGE_FILE, is_done, key_of, stage
+from nnunet_box.files import read_json
+from nnunet_box.locks import held
 from nnunet_box.planning.plan import load_plan
 from nnunet_box.planning.variant import model_name, split_model_name
 from nnunet_box.training.trainer import WEIGHTS
@@ -30,6 +34,17 @@ def select_dataset(
     ------
     UsageError: nothing is trained yet. InvalidData: a fold asked for is not there.
     """
+    names, wanted = _resolved(workspace, dataset, configurations, folds)
+    (workspace.models / STAGE_FILE).unlink(missing_ok=True)
+    splits = load_or_make_folds(workspace.splits, dataset)
+    labels = load_plan(workspace.plan).labels
+    return select(dataset.cases, workspace.models, names, {fold: splits[fold].val for fold in wanted}, labels)
+
+
+def _resolved(
+    workspace: Workspace, dataset: Dataset, configurations: Sequence[str] | None, folds: Sequence[int] | None
+) -> tuple[list[str], list[int]]:
+    """Models and folds that selection is over."""
     plan = load_plan(workspace.plan)
     splits = load_or_make_folds(workspace.splits, dataset)
     done = {name: finished_folds(workspace, name, len(splits)) for name in configurations or plan.models}
@@ -48,7 +63,7 @@ def select_dataset(
     unknown = [fold for fold in wanted if not 0 <= fold < len(splits)]
     if unknown:
         raise UsageError(f"--folds {unknown}: this data set has folds 0 to {len(splits) - 1}.")
-    return select(dataset.cases, workspace.models, names, {fold: splits[fold].val for fold in wanted}, plan.labels)
+    return names, wanted
 
 
 def bundle_dataset(workspace: Workspace, dataset: Dataset) -> Bundle:
@@ -80,6 +95,45 @@ def bundle_dataset(workspace: Workspace, dataset: Dataset) -> Bundle:
         cross_validation_dice=selection.best.mean_foreground_dice,
         previous_weights=previous,
     )
+
+
+def select_and_bundle(
+    workspace: Workspace,
+    dataset: Dataset,
+    models: Sequence[str] | None = None,
+    folds: Sequence[int] | None = None,
+) -> tuple[Selection, Bundle]:
+    """``select_dataset`` and ``bundle_dataset``, unless what they make is there and of the same folds as they are now.
+
+    Raises
+    ------
+    UsageError, InvalidData: as they do.
+    """
+    with held(workspace.lock("select"), f"the selection of {dataset.name}"):
+        names, wanted = _resolved(workspace, dataset, models, folds)
+        if not is_selected(workspace, names, wanted):
+            with stage(workspace.models, _selection_key(workspace, names, wanted), {"folds": wanted}):
+                select_dataset(workspace, dataset, names, wanted)
+                bundle_dataset(workspace, dataset)
+    return load_selection(workspace.selection), load_bundle(workspace.bundle)
+
+
+def is_selected(workspace: Workspace, models: Sequence[str], folds: Sequence[int]) -> bool:
+    """Whether the selection and the bundle are those of these folds as they are now."""
+    there = workspace.selection.is_file() and (workspace.bundle / "bundle.json").is_file()
+    return there and is_done(workspace.models, _selection_key(workspace, models, folds))
+
+
+def _selection_key(workspace: Workspace, models: Sequence[str], folds: Sequence[int]) -> str:
+    """Of the folds' own keys and weights."""
+    names = [(model, fold) for model in sorted(models) for fold in sorted(folds)]
+    facts: list[object] = [nnunet_box.__version__]
+    for model, fold in names:
+        folder = workspace.fold(model, fold)
+        if not (folder / STAGE_FILE).is_file():
+            return ""
+        facts.append([model, fold, read_json(folder / STAGE_FILE).get("key"), sha256(folder / WEIGHTS)])
+    return key_of(facts)
 
 
 def _weights(workspace: Workspace, model: str, folds: Iterable[int]) -> dict[int, Path]:

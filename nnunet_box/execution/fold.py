@@ -15,25 +15,29 @@ from nnunet_box.dataset.volumes import write_labels_like
 from nnunet_box.errors import UsageError
 from nnunet_box.evaluation.summary import summarise_pairs, summary_dice, write_summary
 from nnunet_box.execution.folds import (
-    content_key,
+    fold_inputs,
     fold_key,
     is_of_this_plan,
     prediction_file,
     previous_predictions,
+    run_key,
+    training_name,
 )
 from nnunet_box.execution.prepare import existing_plan, prepare_previous_stage, preprocess_dataset
 from nnunet_box.execution.stage import STAGE_FILE, is_done, stage
-from nnunet_box.files import link_or_copy, read_json
+from nnunet_box.files import link_or_copy, read_json, write_beside
 from nnunet_box.inference.ensemble import InferenceOptions, Member, predict_case
 from nnunet_box.inference.export import PROBABILITIES_SUFFIX
 from nnunet_box.inference.torch_runtime import choose_device, plan_network
+from nnunet_box.locks import held
 from nnunet_box.planning.plan import Plan
 from nnunet_box.progress import say, track
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.trainer import WEIGHTS, Trainer
 from nnunet_box.workspace import Workspace
 
-PREVIOUS_KEY = "previous_stage"
+RUN, TRAINED = "run", "trained"
+"""Files that say of which run a fold's checkpoint and its weights are."""
 
 
 def train_fold(
@@ -41,8 +45,9 @@ def train_fold(
 ) -> float:
     """Preprocess if need be, train, validate; returns the validation cases' mean foreground Dice.
 
-    A finished fold with the same settings is left as it is; ``restart`` throws away what is there. A changed plan or
-    split trains it anew.
+    A finished fold with the same settings is left as it is; ``restart`` throws away what is there. A changed plan,
+    split or data set trains it anew; an unfinished run of before is set aside then. Where another process trains the
+    fold, this one waits for it.
 
     Raises
     ------
@@ -55,34 +60,67 @@ def train_fold(
     if not 0 <= settings.fold < len(folds):
         raise UsageError(f"--fold {settings.fold}: this data set has folds 0 to {len(folds) - 1}.")
     previous = previous_predictions(workspace, dataset, plan, settings.configuration, settings.variants)
-    folder = workspace.fold(settings.model, settings.fold)
-    if restart and folder.exists():
-        shutil.rmtree(folder)
-    key = fold_key(workspace, dataset, plan, settings, previous)
-    if not is_done(folder, key):
-        if is_of_this_plan(workspace, dataset, plan, folder, previous):
-            raise UsageError(
-                f"{folder} is finished, with other settings ({', '.join(_differences(folder, settings))}). Use those, "
-                f"another --workspace, or nnbox train {dataset.name} --configuration {settings.configuration} --fold "
-                f"{settings.fold} --restart, which throws it away."
-            )
-        store = preprocess_dataset(workspace, dataset, plan, settings.configuration)
-        before = None
-        if previous is not None:
-            before = prepare_previous_stage(workspace, dataset, plan, settings.model, previous)
-            _check_continued(folder, content_key(previous))
-        with stage(folder, key, asdict(settings)):
-            fold = folds[settings.fold]
-            if not _trained(folder, key):
-                weights = Trainer(plan, store, fold, folder, settings, before).run(resume)
-                (folder / "trained").write_text(key)
-            else:
-                weights = folder / WEIGHTS
-            validate_fold(dataset, plan, fold, settings, weights, previous)
-            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    dice = summary_dice(read_json(folder / "validation" / "summary.json"))
-    say(f"{settings.model} fold {settings.fold}: mean foreground Dice {dice:.4f}")
+    name = f"{settings.model} fold {settings.fold}"
+    with held(workspace.lock(training_name(settings.model, settings.fold)), name):
+        folder = workspace.fold(settings.model, settings.fold)
+        if restart and folder.exists():
+            shutil.rmtree(folder)
+        if not fold_is_done(workspace, dataset, plan, settings, previous):
+            if is_of_this_plan(workspace, dataset, plan, folder, previous):
+                raise UsageError(
+                    f"{folder} is finished, with other settings ({', '.join(_differences(folder, settings))}). Use "
+                    f"those, another --workspace, or nnbox train {dataset.name} --configuration "
+                    f"{settings.configuration} --fold {settings.fold} --restart, which throws it away."
+                )
+            _train_and_validate(workspace, dataset, plan, folds[settings.fold], settings, previous, resume)
+        dice = summary_dice(read_json(folder / "validation" / "summary.json"))
+    say(f"{name}: mean foreground Dice {dice:.4f}")
     return dice
+
+
+def _train_and_validate(
+    workspace: Workspace,
+    dataset: Dataset,
+    plan: Plan,
+    fold: Fold,
+    settings: TrainingSettings,
+    previous: Mapping[str, Path] | None,
+    resume: bool,
+) -> None:
+    folder = workspace.fold(settings.model, settings.fold)
+    store = preprocess_dataset(workspace, dataset, plan, settings.configuration)
+    before = None
+    if previous is not None:
+        before = prepare_previous_stage(workspace, dataset, plan, settings.model, previous)
+    run = run_key(workspace, dataset, plan, settings, previous)
+    if resume:
+        _set_aside(folder, run)
+    key, inputs = fold_key(workspace, dataset, plan, settings, previous), fold_inputs(workspace, dataset)
+    with stage(folder, key, asdict(settings), inputs):
+        trained = f"{key} {run}"
+        weights = folder / WEIGHTS
+        if not (weights.is_file() and _content(folder / TRAINED) == trained):
+            if not (folder / "checkpoint").exists():
+                _note(folder / RUN, run)
+            Trainer(plan, store, fold, folder, settings, before).run(resume)
+            _note(folder / TRAINED, trained)
+        validate_fold(dataset, plan, fold, settings, weights, previous)
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+
+
+def fold_is_done(
+    workspace: Workspace,
+    dataset: Dataset,
+    plan: Plan,
+    settings: TrainingSettings,
+    previous: Mapping[str, Path] | None,
+) -> bool:
+    """Whether a fold is trained and validated with these settings, of this plan, split and data set.
+
+    previous: see ``previous_predictions``.
+    """
+    key = fold_key(workspace, dataset, plan, settings, previous)
+    return is_done(workspace.fold(settings.model, settings.fold), key, fold_inputs(workspace, dataset))
 
 
 def _differences(folder: Path, settings: TrainingSettings) -> list[str]:
@@ -95,23 +133,22 @@ def _differences(folder: Path, settings: TrainingSettings) -> list[str]:
     ]
 
 
-def _check_continued(folder: Path, key: str) -> None:
-    """Note which label maps a cascade's fold is trained on.
-
-    Raises
-    ------
-    UsageError: it is unfinished and began with others.
-    """
-    marker = folder / PREVIOUS_KEY
-    if (folder / "checkpoint").exists() and marker.is_file() and marker.read_text() != key:
-        raise UsageError(f"{folder} began with other predictions of the previous stage: nnbox train --restart.")
-    folder.mkdir(parents=True, exist_ok=True)
-    marker.write_text(key)
+def _set_aside(folder: Path, run: str) -> None:
+    """Rename a checkpoint of another run, so that this one begins anew and nothing is lost."""
+    checkpoint, aside = folder / "checkpoint", folder / "checkpoint-before"
+    if checkpoint.exists() and _content(folder / RUN) not in (None, run):
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.rename(aside)
+        say(f"{checkpoint} is of another plan, split or data set: training begins anew; it is kept as {aside.name}.")
 
 
-def _trained(folder: Path, key: str) -> bool:
-    marker = folder / "trained"
-    return (folder / WEIGHTS).is_file() and marker.is_file() and marker.read_text() == key
+def _note(file: Path, text: str) -> None:
+    with write_beside(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _content(file: Path) -> str | None:
+    return file.read_text(encoding="utf-8") if file.is_file() else None
 
 
 def validate_fold(

@@ -10,12 +10,18 @@ from nnunet_box.dataset.cases import SourceCase
 from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.dataset.splits import load_or_make_folds
 from nnunet_box.errors import UsageError
+from nnunet_box.execution.contents import dataset_key
 from nnunet_box.execution.stage import STAGE_FILE, is_done, key_of
 from nnunet_box.files import read_json
 from nnunet_box.planning.plan import Plan
 from nnunet_box.planning.variant import model_name
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.workspace import Workspace
+
+
+def training_name(model: str, fold: int) -> str:
+    """What the task of a fold, and its lock, are called."""
+    return f"train-{model}-{fold}"
 
 
 def finished_folds(workspace: Workspace, model: str, folds: int) -> list[int]:
@@ -40,6 +46,27 @@ def fold_key(
     configuration = plan.configuration_of(settings.configuration).model_dump(mode="json")
     before = [] if previous is None else [content_key(previous)]
     return key_of([values, configuration, fold.model_dump(), *before])
+
+
+def run_key(
+    workspace: Workspace,
+    dataset: Dataset,
+    plan: Plan,
+    settings: TrainingSettings,
+    previous: Mapping[str, Path] | None = None,
+) -> str:
+    """What must stay the same for an unfinished fold to be continued."""
+    fold = load_or_make_folds(workspace.splits, dataset)[settings.fold]
+    configuration = plan.configuration_of(settings.configuration).model_dump(mode="json")
+    before = None if previous is None else content_key(previous)
+    return key_of([settings.identity(), configuration, fold.model_dump(), before, dataset_key(workspace, dataset)])
+
+
+def fold_inputs(workspace: Workspace, dataset: Dataset) -> dict[str, str]:
+    """Keys of what a fold is made from, beside its own. Folds of version 0.1 have noted none and are taken as they
+    are.
+    """
+    return {"dataset": dataset_key(workspace, dataset)}
 
 
 def content_key(predictions: Mapping[str, Path]) -> str:
@@ -104,4 +131,5 @@ def is_of_this_plan(
         settings = TrainingSettings(**read_json(folder / STAGE_FILE)["parameters"])
     except (KeyError, TypeError):  # Another version's: its result is not known to be the same.
         return False
-    return is_done(folder, fold_key(workspace, dataset, plan, settings, previous))
+    key = fold_key(workspace, dataset, plan, settings, previous)
+    return is_done(folder, key, fold_inputs(workspace, dataset))

@@ -11,9 +11,12 @@ from pathlib import Path
 
 from nnunet_box.dataset.cases import SourceCase, read_labelled
 from nnunet_box.dataset.dataset import Dataset
+from nnunet_box.errors import UsageError
+from nnunet_box.execution.contents import dataset_key
 from nnunet_box.execution.folds import content_key
-from nnunet_box.execution.stage import file_facts, is_done, key_of, stage
+from nnunet_box.execution.stage import is_done, key_of, stage
 from nnunet_box.files import fill_beside, write_json
+from nnunet_box.locks import held
 from nnunet_box.parallel import map_cases
 from nnunet_box.planning.fingerprint import load_fingerprint
 from nnunet_box.planning.plan import Plan, load_plan
@@ -23,16 +26,10 @@ from nnunet_box.preprocessing.fingerprint import extract_fingerprint, write_fing
 from nnunet_box.preprocessing.pipeline import PreparedCase, case_placement, prepare_case, same_grid
 from nnunet_box.preprocessing.previous_stage import has_previous, labels_on_grid, write_previous
 from nnunet_box.preprocessing.store import IMAGE, has_case, write_case
+from nnunet_box.progress import say
 from nnunet_box.workspace import Workspace
 
 MEMORY_GB = 12.0
-
-
-def dataset_facts(dataset: Dataset) -> list[object]:
-    """What says that a data set's training cases changed."""
-    paths = [channel.path for case in dataset.cases for channel in case.channels]
-    paths += [case.label for case in dataset.cases if case.label is not None]
-    return [dataset.channel_names, sorted(dataset.labels.items()), file_facts(paths)]
 
 
 def plan_dataset(
@@ -44,21 +41,48 @@ def plan_dataset(
     ------
     InvalidData: any training case that cannot be read, or labels that do not fit.
     """
-    folder = workspace.preprocessed
-    facts = key_of(dataset_facts(dataset))
-    if not (workspace.fingerprint.is_file() and is_done(folder, facts)):
-        with stage(folder, facts, {"dataset": dataset.name, "cases": len(dataset.cases)}):
-            write_fingerprint(workspace.fingerprint, extract_fingerprint(dataset, processes))
-    plan = make_plan(load_fingerprint(workspace.fingerprint), dataset.name, dataset.labels, memory_gb)
-    write_json(workspace.plan, plan.model_dump(mode="json", exclude_none=True))
+    with held(workspace.lock("plan"), f"the plan of {dataset.name}"):
+        folder = workspace.preprocessed
+        key = dataset_key(workspace, dataset)
+        if not (workspace.fingerprint.is_file() and is_done(folder, key)):
+            with stage(folder, key, {"dataset": dataset.name, "cases": len(dataset.cases)}):
+                write_fingerprint(workspace.fingerprint, extract_fingerprint(dataset, processes))
+        plan = make_plan(load_fingerprint(workspace.fingerprint), dataset.name, dataset.labels, memory_gb)
+        write_json(workspace.plan, _as_json(plan))
     return plan
 
 
+def plan_is_current(workspace: Workspace, dataset: Dataset) -> bool:
+    """Whether there is a plan of the data set as it is now. One without a fingerprint was put there by a person."""
+    if not workspace.plan.is_file():
+        return False
+    return not workspace.fingerprint.is_file() or is_done(workspace.preprocessed, dataset_key(workspace, dataset))
+
+
 def existing_plan(workspace: Workspace, dataset: Dataset, processes: int | None = None) -> Plan:
-    """The plan on disk if there is one (it may have been edited), else a new one."""
-    if workspace.plan.is_file():
+    """The plan on disk if there is one of this data (it may have been edited), else a new one.
+
+    Raises
+    ------
+    UsageError: the data changed since, and the plan on disk is not the planner's own, which would be lost.
+    """
+    if plan_is_current(workspace, dataset):
         return load_plan(workspace.plan)
-    return plan_dataset(workspace, dataset, processes=processes)
+    if not workspace.plan.is_file():
+        return plan_dataset(workspace, dataset, processes=processes)
+    plan = load_plan(workspace.plan)
+    made = make_plan(load_fingerprint(workspace.fingerprint), plan.dataset, plan.labels, plan.memory_gb)
+    if _as_json(made) != _as_json(plan):
+        raise UsageError(
+            f"{workspace.plan} was edited, or is another version's, and the data set has changed since. To keep it, "
+            f"delete {workspace.fingerprint}; to plan anew: nnbox plan {dataset.name}"
+        )
+    say(f"The data set has changed since {workspace.plan} was made: it is planned anew.")
+    return plan_dataset(workspace, dataset, plan.memory_gb, processes)
+
+
+def _as_json(plan: Plan) -> dict[str, object]:
+    return plan.model_dump(mode="json", exclude_none=True)
 
 
 def check_configurations(plan: Plan, wanted: Sequence[str] | None) -> list[str]:
@@ -95,19 +119,30 @@ def preprocess_configurations(
     ------
     InvalidData: a case that cannot be read. NnboxError: the disk is full.
     """
-    entries = list(dict.fromkeys(plan.entry_of(name) for name in configurations))
-    stores = [
+    stores = _stores(workspace, dataset, plan, configurations)
+    labels = [(case, case.label) for case in dataset.cases if case.label is not None]
+    what = f"Preprocess {', '.join(store.entry for store in stores)}"
+    _fill(workspace, stores, labels, has_case, partial(_store_case, plan=plan), what, processes)
+    return [store.folder for store in stores]
+
+
+def are_preprocessed(workspace: Workspace, dataset: Dataset, plan: Plan, configurations: Sequence[str]) -> bool:
+    """Whether the case stores of configurations are full."""
+    return all(is_done(store.folder, store.key) for store in _stores(workspace, dataset, plan, configurations))
+
+
+def _stores(workspace: Workspace, dataset: Dataset, plan: Plan, configurations: Sequence[str]) -> list[_Store]:
+    """Those of configurations, each once."""
+    data = dataset_key(workspace, dataset)
+    return [
         _Store(
             entry,
             workspace.case_store(entry),
-            key_of(_grid_facts(plan, entry, dataset)),
+            key_of(_grid_facts(plan, entry, data)),
             {"configuration": entry, "cases": len(dataset.cases)},
         )
-        for entry in entries
+        for entry in dict.fromkeys(plan.entry_of(name) for name in configurations)
     ]
-    labels = [(case, case.label) for case in dataset.cases if case.label is not None]
-    _fill(stores, labels, has_case, partial(_store_case, plan=plan), f"Preprocess {', '.join(entries)}", processes)
-    return [store.folder for store in stores]
 
 
 def prepare_previous_stage(
@@ -127,12 +162,27 @@ def prepare_previous_stage(
     ------
     InvalidData: a case or a label map that cannot be read. NnboxError: the disk is full.
     """
-    entry = plan.entry_of(split_model_name(model)[0])
-    key = key_of([*_grid_facts(plan, entry, dataset), content_key(predictions)])
-    store = _Store(entry, workspace.case_store(model), key, {"model": model, "cases": len(dataset.cases)})
+    store = _previous_store(workspace, dataset, plan, model, predictions)
     labels = [(case, predictions[case.id]) for case in dataset.cases]
-    _fill([store], labels, has_previous, partial(_store_previous, plan=plan), f"Prepare input of {model}", processes)
+    save, what = partial(_store_previous, plan=plan), f"Prepare input of {model}"
+    _fill(workspace, [store], labels, has_previous, save, what, processes)
     return store.folder
+
+
+def is_previous_stage_prepared(
+    workspace: Workspace, dataset: Dataset, plan: Plan, model: str, predictions: Mapping[str, Path]
+) -> bool:
+    """Whether ``prepare_previous_stage`` has nothing left to do."""
+    store = _previous_store(workspace, dataset, plan, model, predictions)
+    return is_done(store.folder, store.key)
+
+
+def _previous_store(
+    workspace: Workspace, dataset: Dataset, plan: Plan, model: str, predictions: Mapping[str, Path]
+) -> _Store:
+    entry = plan.entry_of(split_model_name(model)[0])
+    key = key_of([*_grid_facts(plan, entry, dataset_key(workspace, dataset)), content_key(predictions)])
+    return _Store(entry, workspace.case_store(model), key, {"model": model, "cases": len(dataset.cases)})
 
 
 @dataclass(frozen=True)
@@ -151,13 +201,14 @@ Job = tuple[SourceCase, Path, dict[str, Path]]
 """Those, and for each configuration that lacks the case the folder to write it in."""
 
 
-def _grid_facts(plan: Plan, entry: str, dataset: Dataset) -> list[object]:
-    """What the cases of a store follow from."""
+def _grid_facts(plan: Plan, entry: str, data: str) -> list[object]:
+    """What the cases of a store follow from. data: the data set's key."""
     shared = plan.model_dump(mode="json", exclude={"configurations", "memory_gb", "dataset"})
-    return [shared, plan.configurations[entry].model_dump(mode="json"), dataset_facts(dataset)]
+    return [shared, plan.configurations[entry].model_dump(mode="json"), data]
 
 
 def _fill(
+    workspace: Workspace,
     stores: Sequence[_Store],
     cases: Sequence[Labelled],
     has: Callable[[Path, str], bool],
@@ -169,16 +220,18 @@ def _fill(
 
     save: writes a case into the folders given for it and returns what it is called there.
     """
-    stores = [store for store in stores if not is_done(store.folder, store.key)]
-    for store in stores:
-        marker = store.folder / "key"
-        if store.folder.is_dir() and not (marker.is_file() and marker.read_text() == store.key):
-            shutil.rmtree(store.folder)
-        store.folder.mkdir(parents=True, exist_ok=True)
-        marker.write_text(store.key)
-    with ExitStack() as stages:
+    with ExitStack() as block:
+        for store in sorted(stores, key=lambda one: one.folder):
+            name = store.folder.name
+            block.enter_context(held(workspace.lock(f"store-{name}"), f"the preprocessed cases of {name}"))
+        stores = [store for store in stores if not is_done(store.folder, store.key)]
         for store in stores:
-            stages.enter_context(stage(store.folder, store.key, store.parameters))
+            marker = store.folder / "key"
+            if store.folder.is_dir() and not (marker.is_file() and marker.read_text() == store.key):
+                shutil.rmtree(store.folder)
+            store.folder.mkdir(parents=True, exist_ok=True)
+            marker.write_text(store.key)
+            block.enter_context(stage(store.folder, store.key, store.parameters))
         # A case that shares another's image comes after it.
         for sharing in (False, True):
             part = [(case, label) for case, label in cases if bool(case.image_of) == sharing]

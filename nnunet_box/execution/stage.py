@@ -10,7 +10,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,20 +26,19 @@ def key_of(parameters: Any) -> str:
     return hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def file_facts(paths: list[Path]) -> list[list[Any]]:
-    """Name, size and modification time of files: what says that an input changed, without reading gigabytes."""
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-
-
-def is_done(folder: Path, key: str) -> bool:
-    """Whether the stage in ``folder`` ended with this key."""
+def is_done(folder: Path, key: str, inputs: Mapping[str, str] | None = None) -> bool:
+    """Whether the stage in ``folder`` ended with this key and of these inputs; those it did not note do not count."""
     file = folder / STAGE_FILE
-    return file.is_file() and bool(read_json(file).get("key") == key)
+    if not file.is_file():
+        return False
+    found = read_json(file)
+    noted = found.get("inputs", {})
+    return bool(found.get("key") == key) and all(noted.get(name, is_) == is_ for name, is_ in (inputs or {}).items())
 
 
 @contextmanager
-def stage(folder: Path, key: str, parameters: Any) -> Iterator[None]:
-    """Run a stage; write ``stage.json`` when it ends without an error."""
+def stage(folder: Path, key: str, parameters: Any, inputs: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Run a stage; write ``stage.json`` when it ends without an error. inputs: keys of what it was made from."""
     started = time.monotonic()
     (folder / STAGE_FILE).unlink(missing_ok=True)
     yield
@@ -50,6 +49,7 @@ def stage(folder: Path, key: str, parameters: Any) -> Iterator[None]:
             "schema_version": 1,
             "key": key,
             "parameters": parameters,
+            "inputs": dict(inputs or {}),
             "seconds": round(time.monotonic() - started, 2),
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale,
             "versions": {"nnunet_box": nnunet_box.__version__, "python": platform.python_version()},

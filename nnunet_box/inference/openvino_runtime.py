@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from nnunet_box.cpus import usable_threads
 from nnunet_box.errors import InvalidData
+from nnunet_box.inference.ahead import Unwanted, asked_to_end
 from nnunet_box.inference.ensemble import Member
 from nnunet_box.inference.openvino_graph import Mismatch, unet_model
 from nnunet_box.planning.plan import Configuration, Plan
@@ -120,7 +121,8 @@ class OpenVinoRuntime:
         self._request.start_async()
         try:
             while not self._request.wait_for(LOOK_EVERY_MS):
-                pass
+                if asked_to_end():
+                    raise Unwanted
         except BaseException:
             self._request.cancel()
             raise

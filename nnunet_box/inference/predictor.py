@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations
+from itertools import chain, combinations, islice
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_box.inference.ahead import outputs_ahead
 from nnunet_box.inference.runtime import Runtime
 from nnunet_box.inference.tiles import tile_starts, tile_weight
 from nnunet_box.preprocessing.previous_stage import foreground_channels
@@ -95,8 +96,8 @@ def predict_probabilities(
     weights = np.zeros(grid.shape, dtype=np.float32)
     count = 0
     for count, network in enumerate(networks, start=1):
-        for group in grid.groups:
-            for window, outputs in grid.weighted(network, group):
+        for group in grid.weighted(network):
+            for window, outputs in group:
                 total[(slice(None), *window)] += outputs
                 if count == 1:
                     weights[window] += grid.weight
@@ -139,8 +140,8 @@ def predict_planes(
     kind = np.float16 if windows.half_precision else np.float32
     sums = np.zeros((windows.classes, held, *grid.shape[1:]), dtype=kind)
     weights = np.zeros(sums.shape[1:], dtype=kind)
-    for group, first, done in zip(grid.groups, began, finished, strict=True):
-        for (z, y, x), outputs in grid.weighted(network, group):
+    for group, first, done in zip(grid.weighted(network), began, finished, strict=True):
+        for (z, y, x), outputs in group:
             window = (slice(z.start - first, z.stop - first), y, x)
             sums[(slice(None), *window)] += outputs
             weights[window] += grid.weight
@@ -176,19 +177,30 @@ class _Grid:
         """(Z, Y, X)."""
         return self.image.shape[1:]
 
-    def weighted(
-        self, network: Runtime, group: Sequence[tuple[int, ...]]
+    def weighted(self, network: Runtime) -> Iterator[Iterator[tuple[tuple[slice, ...], NDArray[np.float32]]]]:
+        """For each group its windows and their outputs (K, Z, Y, X) times the weight. The network works ahead."""
+        planar, flips = self.windows.planar, self.windows.flips
+        answers = outputs_ahead(network, self._batches(flips))
+        for group in self.groups:
+            calls = len(_together(flips, len(group), self.windows.edges))
+            outputs = islice(answers, calls)
+            mean = _mirrored_mean(outputs, flips, len(group), self.windows.average_logits)
+            yield self._times_weight(group, mean[:, :, None] if planar else mean)
+
+    def _batches(self, flips: Sequence[tuple[int, ...]]) -> Iterator[NDArray[np.float32]]:
+        """What goes into each call: of each group the windows, and as many mirrored copies as go together."""
+        for group in self.groups:
+            patches = np.stack([self._patch(_window(start, self.windows.edges)) for start in group])
+            patches = patches[:, :, 0] if self.windows.planar else patches
+            for some in _together(flips, len(group), self.windows.edges):
+                yield np.concatenate([np.flip(patches, tuple(axis + 2 for axis in axes)) for axes in some])
+
+    def _times_weight(
+        self, group: Sequence[tuple[int, ...]], mean: NDArray[np.float32]
     ) -> Iterator[tuple[tuple[slice, ...], NDArray[np.float32]]]:
-        """Each window of a group and its outputs (K, Z, Y, X) times the weight."""
-        places = [_window(start, self.windows.edges) for start in group]
-        patches = np.stack([self._patch(place) for place in places])
-        planar = self.windows.planar
-        mean = _mirrored_mean(
-            network, patches[:, :, 0] if planar else patches, self.windows.flips, self.windows.average_logits
-        )
-        for place, outputs in zip(places, mean[:, :, None] if planar else mean, strict=True):
+        for start, outputs in zip(group, mean, strict=True):
             outputs *= self.weight
-            yield place, outputs
+            yield _window(start, self.windows.edges), outputs
 
     def _patch(self, window: tuple[slice, ...]) -> NDArray[np.float32]:
         """One window of the image, followed by that of the previous stage's labels where there are any."""
@@ -216,27 +228,32 @@ def _shift(array: NDArray[Any], planes: int) -> None:
     array[kept:] = 0
 
 
+def _together(flips: Sequence[tuple[int, ...]], patches: int, edges: Sequence[int]) -> list[Sequence[tuple[int, ...]]]:
+    """Flips by the call they go into, for so many patches."""
+    count = max(1, VOXELS_A_CALL // (int(np.prod(edges)) * patches))
+    return [flips[first : first + count] for first in range(0, len(flips), count)]
+
+
 def _mirrored_mean(
-    network: Runtime, patches: NDArray[np.float32], flips: Sequence[tuple[int, ...]], average_logits: bool
+    answers: Iterable[NDArray[np.float32]], flips: Sequence[tuple[int, ...]], patches: int, average_logits: bool
 ) -> NDArray[np.float32]:
-    """Mean softmax, or mean logits, of (B, C, ...) over mirrored copies, turned back."""
+    """Mean softmax, or mean logits, of (B, K, ...) over mirrored copies, turned back. answers: of ``patches`` patches,
+    one copy after the other.
+    """
     total: NDArray[np.float32] | None = None
-    voxels = int(np.prod(patches.shape[2:])) * len(patches)
-    together = max(1, VOXELS_A_CALL // voxels)
-    for first in range(0, len(flips), together):
-        group = flips[first : first + together]
-        batch = np.concatenate([np.flip(patches, tuple(axis + 2 for axis in axes)) for axes in group])
-        outputs = network(batch)
+    left = list(flips)
+    for outputs in answers:
         if not average_logits:
             outputs = softmax(outputs)
-        for copy, axes in zip(np.split(outputs, len(group)), group, strict=True):
+        for copy in np.split(outputs, len(outputs) // patches):
+            axes = left.pop(0)
             turned = np.flip(copy, tuple(axis + 2 for axis in axes))
             if total is None:
                 # The outputs are the caller's: a copy that was not turned need not be made again.
                 total = turned if not axes else turned.copy()
             else:
                 total += turned
-    assert total is not None
+    assert total is not None and not left
     total /= len(flips)
     return total
 

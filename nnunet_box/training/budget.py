@@ -17,8 +17,8 @@ EPOCHS_A_BUDGET = 50
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def parse_duration(text: str) -> float:
-    """``90s``, ``25m``, ``1h30m`` to seconds.
+def parse_duration(text: str, option: str = "--budget") -> float:
+    """``90s``, ``25m``, ``1h30m`` to seconds. option: what it was given to, for the message.
 
     Raises
     ------
@@ -27,7 +27,7 @@ def parse_duration(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
     seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
     if not parts or "".join(number + unit for number, unit in parts) != text.strip() or seconds <= 0:
-        raise UsageError(f"--budget {text}: write a duration as 90s, 25m, 8h or 1h30m.")
+        raise UsageError(f"{option} {text}: write a duration as 90s, 25m, 8h or 1h30m.")
     return seconds
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from nnunet_box.dataset.splits import Fold
 from nnunet_box.errors import NnboxError, UsageError
 from nnunet_box.files import recover_replaced, write_beside
 from nnunet_box.inference.torch_runtime import choose_device
+from nnunet_box.interrupts import Interrupted, patient
 from nnunet_box.network.unet import UNet, for_device
 from nnunet_box.planning.plan import FIRST_STAGE, Plan
 from nnunet_box.planning.variant import recipe
@@ -40,18 +41,26 @@ from nnunet_box.training.step import TrainingStep
 VALIDATION_SHARE = 5
 """One validation batch for every five training batches: 50 for 250 (authors' code of April 2019)."""
 BUDGET_VALIDATION_SHARE = 15
+SAVES_AT_MOST = 0.05
+"""Share of the time that checkpoints may take: where saving is slow, there are fewer of them."""
+MOST_INTERVALS = 10
+"""Of ``checkpoint_seconds`` that may pass between two checkpoints for that reason."""
 WEIGHTS = "weights.safetensors"
 
 
 @dataclass
 class Progress:
-    """What a run has come to. batch_size and batches_per_epoch are the plan's unless a budget changed them."""
+    """What a run has come to. batch_size and batches_per_epoch are the plan's unless a budget changed them. losses,
+    epoch_seconds: of the epoch that has begun.
+    """
 
     batch_size: int
     batches_per_epoch: int
     epoch: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    epoch_seconds: float = 0.0
 
 
 class Trainer:
@@ -83,6 +92,12 @@ class Trainer:
         self.progress = Progress(self.configuration.batch_size, settings.batches_per_epoch)
         full = FIRST_STAGE in plan.configurations and settings.configuration != FIRST_STAGE
         batch_dice = self.configuration.dimensions == 2 or full
+        self.losses: list[Tensor] = []
+        """Of the epoch that has begun."""
+        self.started = self.saved = time.monotonic()
+        self.interval = settings.checkpoint_seconds
+        self.check: Callable[[], None] = lambda: None
+        """Raises ``Interrupted`` where a signal asked for the end."""
         self.step = TrainingStep(self.network, self.device, self.recipe.loss, batch_dice, acceleration)
 
     @property
@@ -106,9 +121,11 @@ class Trainer:
             self._restore()
         elif self.settings.budget_seconds is not None:
             self._fit_to_budget(self.settings.budget_seconds)
-        self._epochs()
         weights = self.folder / WEIGHTS
-        save_weights(weights, self.network)
+        with patient("training ends after this batch and its checkpoint; once more ends it at once") as self.check:
+            self._epochs()
+            save_weights(weights, self.network)
+            self.check()
         return weights
 
     def _fit_to_budget(self, seconds: float) -> None:
@@ -178,31 +195,44 @@ class Trainer:
             self.device,
             room_for_cases(self.device, self.plan.memory_gb, self.mixed),
         )
-        saved = time.monotonic()
+        self.saved = time.monotonic()
+        self.losses = list(torch.tensor(self.progress.losses, device=self.device))
         while not self.schedule.finished:
-            started = time.monotonic()
+            self.started = time.monotonic() - self.progress.epoch_seconds
             loss = self._train_epoch(batches, length)
             overlap = self._validate_epoch(batches, checks)
-            self._end_epoch(loss, overlap, time.monotonic() - started)
-            if time.monotonic() - saved >= self.settings.checkpoint_seconds and not self.schedule.finished:
-                self._save()
-                saved = time.monotonic()
+            self._end_epoch(loss, overlap, time.monotonic() - self.started)
+            self._pause()
+
+    def _pause(self) -> None:
+        """Between two batches: a checkpoint where one is due or a signal asked for the end."""
+        if self.schedule.finished:
+            return
+        try:
+            self.check()
+        except Interrupted:
+            self._save()
+            raise
+        if time.monotonic() - self.saved >= self.interval:
+            self._save()
 
     def _keys(self, length: int, checks: int) -> Iterator[Key]:
-        """An epoch's training batches, then its validation batches, and so on without end."""
-        for epoch in itertools.count(self.progress.epoch):
-            yield from ((TRAINING, epoch * length + number) for number in range(length))
+        """An epoch's training batches, then its validation batches, and so on without end; of an epoch that has begun
+        those that are left.
+        """
+        first, done = self.progress.epoch, len(self.progress.losses)
+        for epoch in itertools.count(first):
+            yield from ((TRAINING, epoch * length + number) for number in range(done if epoch == first else 0, length))
             yield from ((VALIDATION, epoch * checks + number) for number in range(checks))
 
     def _train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], count: int) -> float:
-        """One epoch of updates, cut short where a budget ends; returns the mean loss."""
+        """What is left of an epoch's updates, cut short where a budget ends; returns the whole epoch's mean loss."""
         self.network.train()
-        losses = []
         clock = time.monotonic()
-        for image, labels in itertools.islice(batches, count):
+        for image, labels in itertools.islice(batches, count - len(self.losses)):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.rate
-            losses.append(self.step.gradients(image, labels))
+            self.losses.append(self.step.gradients(image, labels))
             if self.clip:
                 torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
             self.optimizer.step()
@@ -212,7 +242,8 @@ class Trainer:
                 clock = now
                 if self.schedule.finished:
                     break
-        mean = float(torch.stack(losses).mean())
+            self._pause()
+        mean = float(torch.stack(self.losses).mean())
         if mean != mean:
             raise NnboxError(
                 f"{self.folder}: the training loss is not a number in epoch {self.progress.epoch}. "
@@ -232,6 +263,7 @@ class Trainer:
         classes = len(self.plan.labels)
         counts = torch.zeros((classes, 3), dtype=torch.float64, device=self.device)
         for image, labels in itertools.islice(batches, count):
+            self._pause()
             predicted = self.step.labels_of(image)
             for value in range(1, classes):
                 truth, guess = labels == value, predicted == value
@@ -248,6 +280,8 @@ class Trainer:
         self.schedule.end_epoch(loss)
         self.progress.epoch += 1
         self.progress.seconds += seconds
+        self.progress.epoch_seconds = 0.0
+        self.losses.clear()
         line = {
             "epoch": self.progress.epoch,
             "loss": loss,
@@ -271,12 +305,18 @@ class Trainer:
         return f"at most {epochs * seconds / 3600:.1f} h left"
 
     def _save(self) -> None:
+        began = time.monotonic()
+        self.progress.losses = torch.stack(self.losses).tolist() if self.losses else []
+        self.progress.epoch_seconds = began - self.started if self.losses else 0.0
         state = {
             "settings": self.settings.identity(),
             "schedule": asdict(self.schedule),
             "progress": asdict(self.progress),
         }
         save_checkpoint(self.checkpoint, self.network, self.optimizer, state)
+        self.saved = time.monotonic()
+        asked = self.settings.checkpoint_seconds
+        self.interval = max(asked, min((self.saved - began) / SAVES_AT_MOST, MOST_INTERVALS * asked))
 
     def _restore(self) -> None:
         state = checkpoint_state(self.checkpoint)
@@ -296,7 +336,8 @@ class Trainer:
         self.schedule = replace(self.schedule, **kept)
         self.progress = Progress(**state["progress"])
         write_log(self.folder / "log.jsonl", self.progress.history)
-        say(f"Continuing after epoch {self.progress.epoch}")
+        begun = f" and {len(self.progress.losses)} batches" if self.progress.losses else ""
+        say(f"Continuing after epoch {self.progress.epoch}{begun}")
 
 
 def write_log(file: Path, history: list[dict[str, Any]]) -> None:

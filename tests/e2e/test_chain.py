@@ -43,11 +43,26 @@ def test_each_room_leaves_its_file(finished):
 
 
 def test_a_dry_run_names_the_networks_and_their_state(finished):
-    done = nnbox("train-all", "acdc", "--folds", "0,2", "--dry-run", "--workspace", finished)
-    states = ["2d fold 0: done", "3d_fullres fold 0: done", "2d fold 2: waiting", "3d_fullres fold 2: waiting"]
-    assert done.out.splitlines() == states
-    other = nnbox("train-all", "acdc", "--folds", "0", "--variant", "relu", "--dry-run", "--workspace", finished)
-    assert other.out.splitlines() == ["2d__relu fold 0: waiting", "3d_fullres__relu fold 0: waiting"]
+    before = (finished / "tasks" / "acdc" / "request.json").read_bytes()
+
+    def states(*arguments):
+        shown = nnbox("train-all", "acdc", *TINY, *arguments, "--dry-run", "--workspace", finished)
+        return {line.split()[1]: (line.split()[0], line.split("nnbox ")[1]) for line in shown.out.splitlines()}
+
+    done = states("--folds", "0,2")
+    assert {name: state for name, (state, _) in done.items()} == {
+        "plan": "done",
+        "preprocess": "done",
+        "train-2d-0": "done",
+        "train-3d_fullres-0": "done",
+        "train-2d-2": "waiting",
+        "train-3d_fullres-2": "waiting",
+        "select": "waiting",
+    }
+    assert done["train-2d-2"][1].startswith("train acdc --configuration 2d --fold 2 --epochs 2 ")
+    other = states("--folds", "0", "--variant", "relu")
+    assert [other[f"train-{name}__relu-0"][0] for name in ("2d", "3d_fullres")] == ["waiting", "waiting"]
+    assert (finished / "tasks" / "acdc" / "request.json").read_bytes() == before, "status still tells of the real run"
 
 
 def test_patients_stay_on_one_side_and_diagnoses_are_dealt_out(finished):
@@ -114,9 +129,10 @@ def test_a_second_run_finds_nothing_to_do(finished):
 
 def test_status_tells_what_is_done(finished):
     states = json.loads(nnbox("status", "acdc", "--json", "--workspace", finished).out)
-    text = json.dumps(states)
-    assert text.count('"done"') == 4
-    assert text.count('"waiting"') == 6
+    names = ["plan", "preprocess", "train-2d-0", "train-3d_fullres-0", "train-2d-1", "train-3d_fullres-1", "select"]
+    assert [(task["task"], task["state"]) for task in states["tasks"]] == [(name, "done") for name in names]
+    assert [network["state"] for network in states["networks"]] == ["done"] * 4
+    assert states["bundled"] and states["seconds_left"] == 0
 
 
 def test_no_pickle_and_nothing_temporary_is_left(finished, predictions):

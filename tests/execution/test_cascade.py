@@ -19,18 +19,20 @@ from nnunet_box.dataset.splits import load_or_make_folds
 from nnunet_box.dataset.volumes import read_volume, write_labels_like
 from nnunet_box.errors import UsageError
 from nnunet_box.evaluation.selection import load_selection
-from nnunet_box.execution import chain, prepare
 from nnunet_box.execution import fold as fold_module
-from nnunet_box.execution.chain import Task, train_all, training_tasks
+from nnunet_box.execution import graph, prepare
+from nnunet_box.execution.chain import train_all
 from nnunet_box.execution.choose import bundle_dataset
 from nnunet_box.execution.fold import train_fold
 from nnunet_box.execution.folds import previous_predictions
+from nnunet_box.execution.graph import networks
 from nnunet_box.execution.prepare import (
     check_configurations,
     plan_dataset,
     prepare_previous_stage,
     preprocess_dataset,
 )
+from nnunet_box.execution.request import Request
 from nnunet_box.files import write_json
 from nnunet_box.planning.plan import MODELS, load_plan
 from nnunet_box.preprocessing.previous_stage import open_previous
@@ -40,6 +42,7 @@ from tests.execution.cascade_samples import MEMORY_GB, SHAPE, write_cases
 
 pytestmark = pytest.mark.slow
 
+Network = tuple[str, int]
 LOW, FULL, CASCADE = "3d_lowres", "3d_fullres", "3d_cascade_fullres"
 VARIANTS = ("no-mirroring",)  # A variant that predicts eight times faster.
 QUICK = TrainingSettings(CASCADE, 0, VARIANTS, epochs=1, batches_per_epoch=1, device="cpu", workers=0)
@@ -61,18 +64,18 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Datase
 @pytest.fixture(scope="module")
 def trained(
     planned: tuple[Workspace, Dataset], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Workspace, Dataset, list[Task]]:
+) -> tuple[Workspace, Dataset, list[Network]]:
     """The whole chain with 2D, the first stage and the cascade on folds 0 and 1; the order in which they trained."""
     workspace = copy(planned[0], tmp_path_factory.mktemp("trained"))
-    order: list[Task] = []
+    order: list[Network] = []
     train = train_fold
 
     def note(workspace: Workspace, dataset: Dataset, settings: TrainingSettings) -> float:
-        order.append(Task(settings.configuration, settings.fold))
+        order.append((settings.configuration, settings.fold))
         return train(workspace, dataset, settings)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(chain, "train_fold", note)
+        patched.setattr(graph, "train_fold", note)
         train_all(workspace, planned[1], QUICK, [CASCADE, "2d", LOW], [0, 1])
     return workspace, planned[1], order
 
@@ -91,11 +94,11 @@ def test_a_small_data_set_has_a_cascade_by_the_planners_rule(planned: tuple[Work
     assert check_configurations(plan, None) == list(MODELS)
     assert check_configurations(plan, [CASCADE, LOW]) == [LOW, CASCADE]
     assert sorted(path.name for path in workspace.preprocessed.iterdir() if path.is_dir()) == ["2d", FULL, LOW]
-    tasks = training_tasks(workspace, dataset, plan, None, None)
-    assert len(tasks) == 20 and [task.configuration for task in tasks[-5:]] == [CASCADE] * 5
+    wanted = networks(workspace, dataset, plan, Request())
+    assert len(wanted) == 20 and [configuration for configuration, _ in wanted[-5:]] == [CASCADE] * 5
     shown = CliRunner().invoke(app, ["status", dataset.name, "--workspace", str(workspace.root), "--json"])
-    networks = json.loads(shown.stdout)["networks"]
-    assert {network["configuration"] for network in networks} == set(MODELS)
+    shown_networks = json.loads(shown.stdout)["networks"]
+    assert {network["configuration"] for network in shown_networks} == set(MODELS)
     table = CliRunner().invoke(app, ["plan", "--fingerprint", str(workspace.fingerprint), "--memory-gb", "0.1"])
     assert CASCADE not in table.stdout, "with more memory there is none"
 
@@ -113,15 +116,15 @@ def test_missing_folds_of_the_first_stage_are_named_before_anything_is_done(
 
 
 def test_the_first_stage_is_trained_in_all_folds_and_before_the_cascade(
-    trained: tuple[Workspace, Dataset, list[Task]],
+    trained: tuple[Workspace, Dataset, list[Network]],
 ) -> None:
     _, _, order = trained
-    assert set(order) == {*(Task(LOW, fold) for fold in range(5)), *(Task("2d", f) for f in (0, 1)), *order[-2:]}
-    assert order[-2:] == [Task(CASCADE, 0), Task(CASCADE, 1)]
+    assert set(order) == {*((LOW, fold) for fold in range(5)), *(("2d", f) for f in (0, 1)), *order[-2:]}
+    assert order[-2:] == [(CASCADE, 0), (CASCADE, 1)]
 
 
 def test_the_chain_selects_bundles_and_predicts_with_both_stages(
-    trained: tuple[Workspace, Dataset, list[Task]], tmp_path: Path
+    trained: tuple[Workspace, Dataset, list[Network]], tmp_path: Path
 ) -> None:
     workspace, dataset, _ = trained
     workspace = copy(workspace, tmp_path)
@@ -147,7 +150,7 @@ def test_the_chain_selects_bundles_and_predicts_with_both_stages(
 
 
 def test_done_is_done_also_in_a_copied_workspace(
-    trained: tuple[Workspace, Dataset, list[Task]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Workspace, Dataset, list[Network]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace, dataset, _ = trained
     workspace = copy(workspace, tmp_path)
@@ -171,7 +174,7 @@ def fold_of(labels: NDArray[np.uint8]) -> int:
 
 
 def test_every_case_gets_the_prediction_of_the_network_that_has_not_seen_it(
-    trained: tuple[Workspace, Dataset, list[Task]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Workspace, Dataset, list[Network]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace, dataset, _ = trained
     workspace = copy(workspace, tmp_path)
@@ -205,7 +208,7 @@ def test_every_case_gets_the_prediction_of_the_network_that_has_not_seen_it(
 
 
 def test_retrained_folds_of_the_first_stage_invalidate_store_and_cascade(
-    trained: tuple[Workspace, Dataset, list[Task]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[Workspace, Dataset, list[Network]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace, dataset, _ = trained
     workspace = copy(workspace, tmp_path)
@@ -237,12 +240,14 @@ def test_retrained_folds_of_the_first_stage_invalidate_store_and_cascade(
     first = next((workspace.fold(LOW_MODEL, 0) / "validation").glob("*.nii.gz"))
     write_labels_like(first, np.zeros(SHAPE, np.uint8), first)
     assert prepared() == len(dataset.cases)
-    with pytest.raises(UsageError, match="--restart"):
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
         train_fold(workspace, dataset, QUICK)
+    left = {file.name for file in workspace.fold(CASCADE_MODEL, 0).iterdir()}
+    assert "checkpoint-before" in left and "checkpoint" not in left, "an unfinished run of other inputs is set aside"
 
 
 def test_folds_of_another_plan_or_split_are_not_taken(
-    trained: tuple[Workspace, Dataset, list[Task]], tmp_path: Path
+    trained: tuple[Workspace, Dataset, list[Network]], tmp_path: Path
 ) -> None:
     workspace, dataset, _ = trained
     workspace = copy(workspace, tmp_path)

@@ -15,10 +15,13 @@ from nnunet_box.dataset.splits import load_or_make_folds
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.execution import fold as fold_module
 from nnunet_box.execution import prepare
-from nnunet_box.execution.chain import task_states, train_all, training_tasks
+from nnunet_box.execution.chain import train_all
 from nnunet_box.execution.choose import select_dataset
 from nnunet_box.execution.fold import train_fold
+from nnunet_box.execution.graph import task_graph
 from nnunet_box.execution.prepare import check_configurations, plan_dataset, preprocess_dataset
+from nnunet_box.execution.records import states
+from nnunet_box.execution.request import Request
 from nnunet_box.execution.stage import is_done, key_of, stage
 from nnunet_box.files import write_json
 from nnunet_box.planning.plan import load_plan
@@ -112,16 +115,23 @@ def test_only_what_the_plan_has_can_be_asked_for(cohort: tuple[Workspace, Datase
         select_dataset(*cohort)
 
 
+def trainings(workspace: Workspace, dataset: Dataset, **changes: object) -> dict[str, str]:
+    """States of the trainings of QUICK, changed."""
+    request = Request.of(replace(QUICK, **changes), ["2d", "3d_fullres"], [0, 1])  # type: ignore[arg-type]
+    tasks = task_graph(workspace, dataset, request)
+    return {name: state for name, state in states(workspace, tasks).items() if name.startswith("train-")}
+
+
 def test_the_chain_ends_in_a_bundle_and_does_nothing_twice(
     cohort: tuple[Workspace, Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace, dataset = cohort
     plan = load_plan(workspace.plan)
-    tasks = training_tasks(workspace, dataset, plan, ["2d", "3d_fullres"], [0, 1])
-    assert {state["state"] for state in task_states(workspace, tasks)} == {"waiting"}
+    load_or_make_folds(workspace.splits, dataset)
+    assert set(trainings(workspace, dataset).values()) == {"waiting"}
     selection, _ = train_all(workspace, dataset, QUICK, ["2d", "3d_fullres"], [0, 1])
-    assert {state["state"] for state in task_states(workspace, tasks)} == {"done"}
-    assert {state["state"] for state in task_states(workspace, tasks, ["relu"])} == {"waiting"}
+    assert set(trainings(workspace, dataset).values()) == {"done"}
+    assert set(trainings(workspace, dataset, variants=("relu",)).values()) == {"waiting"}
     names = [candidate.name for candidate in selection.candidates]
     assert names == ["2d", "3d_fullres", "2d+3d_fullres"]
     bundle = load_bundle(workspace.bundle, check_weights=True)

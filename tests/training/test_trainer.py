@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from nnunet_box.dataset.splits import Fold
 from nnunet_box.errors import InvalidData, NnboxError, UsageError
+from nnunet_box.interrupts import Interrupted
 from nnunet_box.training import step as step_module
 from nnunet_box.training import trainer as trainer_module
 from nnunet_box.training.settings import TrainingSettings
+from nnunet_box.training.step import TrainingStep
 from nnunet_box.training.trainer import Trainer
 from tests.training.toys import toy_plan, toy_store
 
@@ -69,11 +74,91 @@ def test_schedule_and_moments_come_back(store: tuple[Path, Fold], tmp_path: Path
     first.run(resume=False)
     second = trainer(store, tmp_path, replace(SETTINGS, epochs=9))
     second._restore()
-    assert second.progress.epoch == 3, "the checkpoint is of the epoch before the last"
+    assert (second.progress.epoch, len(second.progress.losses)) == (3, 5), "the last batch; then come the weights"
     assert second.schedule.average is not None and second.schedule.most_epochs == 9  # type: ignore[union-attr]
     moments = second.optimizer.state_dict()["state"]
     assert {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step"} <= set(moments[0])
-    assert float(moments[0]["step"]) == 15
+    assert float(moments[0]["step"]) == 20
+
+
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+def test_a_signal_in_mid_epoch_loses_no_batch(
+    store: tuple[Path, Fold], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configuration: str
+) -> None:
+    settings = replace(SETTINGS, configuration=configuration, checkpoint_seconds=1e6)
+    straight_run = trainer(store, tmp_path / "straight", settings)
+    straight = load_file(straight_run.run(resume=False))
+    made = 0
+    gradients = TrainingStep.gradients
+
+    def count(self: TrainingStep, image: Tensor, labels: Tensor) -> Tensor:
+        nonlocal made
+        made += 1
+        if made in (7, 12):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return gradients(self, image, labels)
+
+    monkeypatch.setattr(TrainingStep, "gradients", count)
+    for batches in (7, 12):
+        with pytest.raises(Interrupted):
+            trainer(store, tmp_path / "broken", settings).run(resume=True)
+        assert made == batches, "it ends after the batch"
+    run = trainer(store, tmp_path / "broken", settings)
+    resumed = load_file(run.run(resume=True))
+    assert made == 20, "no batch is made twice"
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    kept = ("epoch", "loss", "validation_dice", "rate")
+    assert [[line[name] for name in kept] for line in run.progress.history] == [
+        [line[name] for name in kept] for line in straight_run.progress.history
+    ]
+
+
+def test_a_signal_during_validation_does_not_train_the_epoch_again(
+    store: tuple[Path, Fold], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, checkpoint_seconds=1e6)
+    straight = load_file(trainer(store, tmp_path / "straight", settings).run(resume=False))
+    whole = Trainer._validate_epoch
+
+    def signalled(self: Trainer, *arguments: object) -> float:
+        if self.progress.epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(self, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_validate_epoch", signalled)
+        with pytest.raises(Interrupted):
+            trainer(store, tmp_path / "broken", settings).run(resume=False)
+    run = trainer(store, tmp_path / "broken", settings)
+    run._restore()
+    assert (run.progress.epoch, len(run.progress.losses)) == (1, 5)
+    resumed = load_file(trainer(store, tmp_path / "broken", settings).run(resume=True))
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_checkpoints_come_within_an_epoch_and_rarely_where_saving_is_slow(
+    store: tuple[Path, Fold], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, saves = 0.0, []
+    monkeypatch.setattr(trainer_module.time, "monotonic", lambda: clock)
+    save, gradients = trainer_module.save_checkpoint, TrainingStep.gradients
+
+    def slow(*arguments: object) -> None:
+        nonlocal clock
+        saves.append(clock)
+        clock += 0.4
+        save(*arguments)  # type: ignore[arg-type]
+
+    def batch(self: TrainingStep, image: Tensor, labels: Tensor) -> Tensor:
+        nonlocal clock
+        clock += 1.0
+        return gradients(self, image, labels)
+
+    monkeypatch.setattr(trainer_module, "save_checkpoint", slow)
+    monkeypatch.setattr(TrainingStep, "gradients", batch)
+    trainer(store, tmp_path, replace(SETTINGS, checkpoint_seconds=2.0)).run(resume=False)
+    # A save of 0.4 s is worth 8 s: at most a twentieth of the time.
+    assert saves == pytest.approx([2.0, 10.4, 18.8])
 
 
 @pytest.mark.slow

@@ -1,0 +1,90 @@
+"""Running one task of a graph, whoever asks for it: this machine's slots, a Slurm job, a Ray worker."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from nnunet_box.execution.records import begun_record, log_file, now, read_record, task_lock, write_record
+from nnunet_box.interrupts import COME_BACK, SIGNALS
+from nnunet_box.locks import held
+from nnunet_box.workspace import Workspace
+
+PROGRAM = [sys.executable, "-m", "nnunet_box.cli.app"]
+"""This nnbox, whatever is on the PATH."""
+PR_SET_PDEATHSIG = 1
+
+
+def command_line(
+    workspace: Workspace, name: str, key: str, argv: Sequence[str], cores: Sequence[int] | None = None
+) -> list[str]:
+    """The argv of a process that runs a task with ``run_task``."""
+    where = ["--workspace", str(workspace.root.resolve()), "--dataset", workspace.dataset]
+    bound = ["--cores", ",".join(map(str, cores))] if cores else []
+    return [*PROGRAM, "run-task", name, "--key", key, *where, *bound, "--", *argv]
+
+
+def run_task(workspace: Workspace, name: str, key: str, argv: Sequence[str], cores: Sequence[int] | None = None) -> int:
+    """Run ``nnbox argv`` as a process, its output in the task's log, its fate in the task's record; returns its exit
+    code, 128 and the signal's number where one killed it.
+
+    A second process that runs the same task waits for the first; the command then finds that nothing is left to do.
+    Signals are handed on, and the command ends when this process is killed. cores: the only ones it may use.
+    """
+    if cores:
+        os.sched_setaffinity(0, cores)
+    with held(task_lock(workspace, name), f"task {name}"):
+        record = begun_record(name, key, read_record(workspace, name))
+        write_record(workspace, record)
+        code = _watched(log_file(workspace, name), argv)
+        unfinished = code == COME_BACK or code > 128
+        state = "done" if code == 0 else "unfinished" if unfinished else "failed"
+        write_record(workspace, record.model_copy(update={"state": state, "exit_code": code, "ended": now()}))
+    return code
+
+
+def _watched(log: Path, argv: Sequence[str]) -> int:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [*PROGRAM, *argv]
+    process: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        if process is None:
+            early.append(number)
+        else:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in SIGNALS}
+    try:
+        with log.open("ab") as output:
+            output.write(f"--- {now()} nnbox {' '.join(argv)}\n".encode())
+            output.flush()
+            # A group of its own: Ctrl-C on a terminal comes through here, once.
+            process = subprocess.Popen(  # noqa: S603
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
+            for number in early:
+                process.send_signal(number)
+            code = process.wait()
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+    return code if code >= 0 else 128 - code
+
+
+def end_with_parent() -> None:
+    """Linux sends the process SIGTERM when its parent dies, however it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,85 @@
+"""Signals that ask a command to end, and when it does: at once, or after what it has just begun."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from nnunet_box.progress import say
+
+BEFORE_A_LIMIT = signal.SIGUSR1
+"""What a scheduler sends some time before it ends a job."""
+COME_BACK = 75
+"""Exit code of a command that ended for ``BEFORE_A_LIMIT`` and goes on when it is run again (EX_TEMPFAIL)."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, BEFORE_A_LIMIT)
+
+
+_last: list[int] = []
+"""The signal that came last: command line libraries let no more than "interrupted" through."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the program to end. number: which."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        _last[:] = [number]
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+
+
+def exit_code() -> int:
+    """Of a command that a signal ended: 75 where it is to be run again, else 128 and the signal's number."""
+    number = _last[0] if _last else signal.SIGINT
+    return COME_BACK if number == BEFORE_A_LIMIT else 128 + number
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Only the main thread may have handlers.
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Within the block SIGINT, SIGTERM and SIGUSR1 raise ``Interrupted`` in the main thread, so that what is
+    half-written goes.
+    """
+    with _handled(_raise):
+        yield
+
+
+@contextmanager
+def patient(what: str) -> Iterator[Callable[[], None]]:
+    """Within the block the first signal is only noted, and told of as ``what``; the function yielded raises
+    ``Interrupted`` if there was one. A second signal raises it at once.
+
+    ``what``: what is done before the end, such as "the checkpoint is written after this batch".
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted:
+            raise Interrupted(number)
+        noted.append(number)
+        say(f"{signal.Signals(number).name}: {what}.")
+
+    def check() -> None:
+        if noted:
+            raise Interrupted(noted[0])
+
+    with _handled(note):
+        yield check

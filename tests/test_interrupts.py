@@ -1,0 +1,34 @@
+"""Signals end a command at once, or after what it has just begun."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from nnunet_box.interrupts import COME_BACK, Interrupted, ended_by_signals, exit_code, patient
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, COME_BACK)])
+def test_each_signal_has_its_exit_code(number: signal.Signals, code: int) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=number.name), ended_by_signals():
+        os.kill(os.getpid(), number)
+    assert exit_code() == code
+    assert signal.getsignal(number) is before
+
+
+def test_the_first_signal_waits_for_a_good_moment_and_the_second_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with ended_by_signals():
+        with pytest.raises(Interrupted), patient("the batch is finished") as check:
+            check()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert "SIGTERM: the batch is finished." in capsys.readouterr().err
+            with pytest.raises(Interrupted):
+                check()
+            os.kill(os.getpid(), signal.SIGINT)
+            pytest.fail("the second was only noted")
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            pytest.fail("the outer block no longer handles signals")
