@@ -56,25 +56,30 @@ def disk_errors(path: Path, needed: Needed = None) -> Iterator[None]:
     """
     try:
         yield
-    except NnboxError:
-        raise
-    except Exception as error:
-        full = _is_full(error, path)
-        if not full and not isinstance(error, OSError):
-            raise
-        reason = getattr(error, "strerror", None) or (FULL_WORDS[0] if full else error)
+    except OSError as error:
+        room = _room(path, needed) if error.errno in FULL else ""
         raise NnboxError(
-            f"{path}: could not be written ({reason}).{_room(path, needed) if full else ''} Nothing was left "
-            "half-written; free space or choose another --workspace, then run the same command again."
+            f"{path}: could not be written ({error.strerror or error}).{room} Nothing was left half-written; free "
+            "space or choose another --workspace, then run the same command again."
         ) from error
 
 
-def _is_full(error: Exception, path: Path) -> bool:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in FULL
-    # Libraries hide what the system said, or hand on the words alone.
-    free = free_bytes(path.parent)
-    return any(words in str(error) for words in FULL_WORDS) or (free is not None and free < NEXT_TO_NOTHING)
+@contextmanager
+def hidden_disk_errors(folder: Path) -> Iterator[None]:
+    """Within ``disk_errors``, before anything is tidied up: an error that a library raised as the disk of ``folder`` is
+    full becomes the ``OSError`` that it hides.
+    """
+    try:
+        yield
+    except NnboxError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        free = free_bytes(folder)
+        if any(words in str(error) for words in FULL_WORDS) or (free is not None and free < NEXT_TO_NOTHING):
+            raise OSError(errno.ENOSPC, FULL_WORDS[0]) from error
+        raise
 
 
 def _room(path: Path, needed: Needed) -> str:

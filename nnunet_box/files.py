@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nnunet_box.disk import Needed, disk_errors
+from nnunet_box.disk import Needed, disk_errors, hidden_disk_errors
 from nnunet_box.errors import InvalidData, NnboxError
-from nnunet_box.temporary import REPLACED_MARK, lock_folder, remove, temporary_place
-from nnunet_box.temporary import recover_replaced as recover_replaced
+from nnunet_box.temporary import REPLACED_MARK, lock_folder, recover_replaced, remove, temporary_place
 
 PARTIAL_MARK = ".nnbox-partial-"
 FILLING = "filling"
@@ -47,7 +46,7 @@ def write_beside(path: Path, needed: Needed = None) -> Iterator[Path]:
     with disk_errors(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         recover_replaced(path)
-        with temporary_place(path.parent, path.name) as place:
+        with temporary_place(path.parent, path.name) as place, hidden_disk_errors(place):
             yield place / path.name
             _put(place / path.name, path)
             _sync(path.parent)
@@ -76,7 +75,11 @@ def fill_beside(folder: Path, needed: Needed = None) -> Iterator[tuple[Path, Cal
     with disk_errors(folder, needed):
         folder.mkdir(parents=True, exist_ok=True)
         recover_replaced(folder / FILLING)
-        with temporary_place(folder, FILLING) as temporary, ThreadPoolExecutor(SYNCS_AT_ONCE) as threads:
+        with (
+            temporary_place(folder, FILLING) as temporary,
+            hidden_disk_errors(folder),
+            ThreadPoolExecutor(SYNCS_AT_ONCE) as threads,
+        ):
 
             def put(name: str) -> None:
                 while waiting and waiting[0].done():
@@ -140,9 +143,10 @@ def continue_beside(path: Path, needed: Needed = None) -> Iterator[tuple[Path, P
         if lock is None:
             raise NnboxError(f"{path}: another process is writing it. Wait for that one to end.")
         try:
-            yield content, notes
-            _put_folder(content, path)
-            _sync(path.parent)
+            with hidden_disk_errors(partial):
+                yield content, notes
+                _put_folder(content, path)
+                _sync(path.parent)
             remove(partial)
         finally:
             if not any(file.is_file() for part in (content, notes) for file in part.rglob("*")):

@@ -10,7 +10,7 @@ from typing import Literal
 from safetensors.torch import save_file
 
 from nnunet_box.bundle import Bundle, write_bundle
-from nnunet_box.disk import disk_errors, existing
+from nnunet_box.disk import disk_errors, existing, hidden_disk_errors
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.evaluation.postprocessing import Postprocessing
 from nnunet_box.importing.checkpoint import Checkpoint, our_weights, read_checkpoint
@@ -64,7 +64,7 @@ def import_models(
     plan = _joint_plan(read)
     beside = existing(output.resolve().parent)  # scratch files must be on a disk with room
     recover_replaced(beside / SCRATCH)
-    with disk_errors(output), temporary_place(beside, SCRATCH) as scratch:
+    with disk_errors(output), temporary_place(beside, SCRATCH) as scratch, hidden_disk_errors(scratch):
         stages = {one.model: one for folder in read for one in (folder.previous, folder) if one is not None}
         work = [(one, fold, file) for one in stages.values() for fold, file in one.folds.items()]
         converted: dict[str, dict[int, Path]] = {}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from nnunet_box.disk import disk_errors
+from nnunet_box.disk import hidden_disk_errors
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import link_or_copy
 from nnunet_box.preprocessing.pipeline import PreparedCase
@@ -100,7 +100,7 @@ def write_case(
 
     Raises
     ------
-    NnboxError: the disk is full or the folder cannot be written.
+    OSError: the disk is full or the folder cannot be written.
     """
     # Here, as it takes longer to load than all else together, and only workers write and read cases.
     import blosc2
@@ -108,7 +108,7 @@ def write_case(
     assert prepared.labels is not None
     chunk = chunk_shape(patch, prepared.labels.shape)
     place = folder / case_id
-    with disk_errors(place):
+    with hidden_disk_errors(folder):
         place.mkdir(parents=True)
         arrays: list[tuple[str, NDArray[Any], tuple[int, ...]]] = [("labels", prepared.labels, chunk)]
         if shared_image is None:

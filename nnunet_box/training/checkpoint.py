@@ -24,6 +24,13 @@ def save_weights(file: Path, network: nn.Module) -> None:
         save_file(tensors, temporary)
 
 
+def training_bytes(network: nn.Module) -> int:
+    """What weights and checkpoints take at most: the paper's Adam keeps three tensors of each weight's size, and a
+    checkpoint replaces the one before it when it is whole.
+    """
+    return _bytes(network.state_dict()) * (1 + 2 * (1 + 3))
+
+
 def _on_cpu(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: torch.as_tensor(value).detach().cpu().contiguous() for name, value in tensors.items()}
 

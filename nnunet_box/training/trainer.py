@@ -15,14 +15,16 @@ from torch import Tensor
 
 from nnunet_box.cpus import usable_threads
 from nnunet_box.dataset.splits import Fold
+from nnunet_box.disk import tell_if_tight
 from nnunet_box.errors import NnboxError, UsageError
-from nnunet_box.files import recover_replaced, write_beside
+from nnunet_box.files import write_text
 from nnunet_box.inference.torch_runtime import choose_device
 from nnunet_box.interrupts import Interrupted, patient
 from nnunet_box.network.unet import UNet, for_device
 from nnunet_box.planning.plan import FIRST_STAGE, Plan
 from nnunet_box.planning.variant import recipe
 from nnunet_box.progress import say
+from nnunet_box.temporary import recover_replaced
 from nnunet_box.training.acceleration import Acceleration, room_for_cases
 from nnunet_box.training.batches import NO_AUGMENTATION, TRAINING, VALIDATION, BatchSource, Key, batch_loader
 from nnunet_box.training.budget import (
@@ -32,7 +34,13 @@ from nnunet_box.training.budget import (
     batches_an_epoch,
     seconds_a_sample,
 )
-from nnunet_box.training.checkpoint import checkpoint_state, load_checkpoint, save_checkpoint, save_weights
+from nnunet_box.training.checkpoint import (
+    checkpoint_state,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+    training_bytes,
+)
 from nnunet_box.training.optimisation import CLIP_NORM, clips, make_optimiser
 from nnunet_box.training.schedule import BudgetSchedule
 from nnunet_box.training.settings import TrainingSettings
@@ -122,6 +130,7 @@ class Trainer:
         elif self.settings.budget_seconds is not None:
             self._fit_to_budget(self.settings.budget_seconds)
         weights = self.folder / WEIGHTS
+        tell_if_tight(self.folder, training_bytes(self.network), f"Training {self.settings.model}")
         with patient("training ends after this batch and its checkpoint; once more ends it at once") as self.check:
             self._epochs()
             save_weights(weights, self.network)
@@ -290,9 +299,7 @@ class Trainer:
             "seconds": seconds,
         }
         self.progress.history.append(line)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        write_log(self.folder / "log.jsonl", self.progress.history)
         say(
             f"{self.settings.model} fold {self.settings.fold} epoch {self.progress.epoch}: loss {loss:.4f}, "
             f"validation Dice {overlap:.3f}, rate {rate:.1e}, {self._time_left(seconds)}"
@@ -341,6 +348,5 @@ class Trainer:
 
 
 def write_log(file: Path, history: list[dict[str, Any]]) -> None:
-    """The log as the checkpoint knows it: epochs after the checkpoint are done again."""
-    with write_beside(file) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
+    """One line an epoch, as the run knows them: those of a killed run after its checkpoint are done again."""
+    write_text(file, "".join(json.dumps(line) + "\n" for line in history))

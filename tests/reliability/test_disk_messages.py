@@ -11,7 +11,7 @@ import pytest
 from nnunet_box import disk
 from nnunet_box.disk import disk_errors, in_units, tell_if_tight
 from nnunet_box.errors import InvalidData, NnboxError
-from nnunet_box.files import write_beside
+from nnunet_box.files import continue_beside, fill_beside, write_beside
 
 RUST = "Error while serializing: I/O error: No space left on device (os error 28)"
 
@@ -41,7 +41,7 @@ def test_what_is_needed_is_asked_when_it_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "free", "full"),
+    ("error", "free_then", "full"),
     [
         (RuntimeError(RUST), 1 << 30, True),
         (RuntimeError("Error while creating the NDArray"), 0, True),
@@ -50,12 +50,20 @@ def test_what_is_needed_is_asked_when_it_is_told(tmp_path):
         (ValueError("not a number"), 1 << 30, False),
     ],
 )
-def test_libraries_that_hide_the_reason(tmp_path, monkeypatch, error, free, full):
-    monkeypatch.setattr(disk, "free_bytes", lambda path: free)
-    with (
-        pytest.raises(NnboxError if full else type(error), match="No space left" if full else str(error)),
-        disk_errors(tmp_path / "a"),
-    ):
+@pytest.mark.parametrize("writer", [write_beside, fill_beside, continue_beside])
+def test_libraries_that_hide_the_reason(tmp_path, monkeypatch, error, free_then, full, writer):
+    def free_bytes(path):
+        return free_then if list(tmp_path.rglob("half")) else 1 << 30
+
+    monkeypatch.setattr(disk, "free_bytes", free_bytes)
+    expected = "could not be written (No space left on device). It needs more than the 1.1 GB" if full else str(error)
+    with pytest.raises(NnboxError if full else type(error), match=re.escape(expected)), writer(tmp_path / "a") as given:
+        place = given[0] if isinstance(given, tuple) else given
+        place.mkdir(exist_ok=True)
+        (place / "half").touch()
+        if writer is continue_beside:
+            # What is whole stays, so room is made by others.
+            monkeypatch.setattr(disk, "_room", lambda *_: " It needs more than the 1.1 GB")
         raise error
 
 
