@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -201,7 +202,7 @@ def batch_loader(
         num_workers=workers,
         prefetch_factor=2 if workers else None,
         multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=_start_worker if workers else None,
+        worker_init_fn=_begin_worker if workers else None,
         pin_memory=device.type == "cuda",
     )
     for (index, _), batch in zip(returned, loader, strict=True):
@@ -240,6 +241,8 @@ def _resident(
         yield _augmented(sources[index], sets[index].raw(number), device)
 
 
-def _start_worker(_: int) -> None:
+def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
+    # Ctrl-C on a terminal comes to all processes; the first one ends its batch, and then these.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
