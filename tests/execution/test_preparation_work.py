@@ -123,8 +123,8 @@ def test_a_case_is_on_the_disk_before_it_has_its_name_and_folders_are_synced_onc
     monkeypatch.setattr(Path, "rename", note_rename)
     (store,) = preprocess_configurations(workspace, dataset, plan, ["3d_fullres"], processes=1)
     assert placed == {case.id: set() for case in dataset.cases}, "every file of a case before its name"
-    assert synced.count(store.stat().st_ino) == 2, "after the cases, after stage.json"
-    assert len(synced) == len(STORED) * CASES + 3, "and stage.json"
+    assert synced.count(store.stat().st_ino) == 3, "after its key, after the cases, after stage.json"
+    assert len(synced) == len(STORED) * CASES + 5, "and those two files"
 
 
 def _one_fails(number: int, folder: Path) -> str:
@@ -287,7 +287,7 @@ def test_an_interrupt_between_cases_leaves_no_temporary_folder(
     plan = plan_dataset(workspace, dataset, processes=1)
 
     @contextmanager
-    def interrupted(folder: Path):
+    def interrupted(folder: Path, needed: object):
         def put(name: str) -> None:
             raise KeyboardInterrupt
 

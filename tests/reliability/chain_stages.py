@@ -22,7 +22,7 @@ PROGRAM = "from nnunet_box.cli.app import main; main()"
 TRAINING = ["--fold", "0", "--resume", "--epochs", "3", "--batches-per-epoch", "4", "--device", "cpu"]
 OFTEN = ["--checkpoint-every", "0.01s"]
 """So often that a killed run loses no more than the batches of a tenth of a second."""
-PATIENCE_SECONDS = 600
+PATIENCE_SECONDS = 120
 """For what takes seconds; only a hang comes near it."""
 
 
