@@ -88,7 +88,8 @@ def train_all(
         seed=seed,
         epochs=epochs,
         batches_per_epoch=batches_per_epoch,
-        device=device,
+        # Where a task runs its GPU is the only one it sees.
+        device="cuda" if device.startswith("cuda") else device,
         workers=workers,
         full_precision=full_precision,
         compiled=compiled,
@@ -96,7 +97,7 @@ def train_all(
     )
     request = Request.of(settings, names(configurations), fold_numbers(folds))
     if executor == "local":
-        _locally(paths, opened, request, settings.device, at_once, dry_run)
+        _locally(paths, opened, request, device, at_once, dry_run)
 
 
 def _check_executor(executor: str) -> None:
@@ -118,11 +119,11 @@ def _locally(
     from nnunet_box.locks import held
 
     slots = machine_slots(device, at_once)
+    if dry_run:
+        print_tasks(paths, prepared_graph(paths, opened, request, len(slots), keep=False))
+        return
     with held(paths.lock("train-all"), f"train-all of {opened.name}"):
-        tasks = prepared_graph(paths, opened, request, len(slots), keep=not dry_run)
-        if dry_run:
-            print_tasks(paths, tasks)
-            return
+        tasks = prepared_graph(paths, opened, request, len(slots))
         with shown(paths, len(slots)) as report:
             walk(paths, tasks, LocalExecutor(paths, slots), report)
     print_selection(load_selection(paths.selection))
