@@ -13,7 +13,6 @@ import pytest
 from chain_stages import PATIENCE_SECONDS, members, wait_until_gone
 
 from nnunet_box.parallel import map_cases
-from nnunet_box.training.batches import _begin_worker
 
 HERE = Path(__file__).resolve().parent
 POOL = "import sys, test_orphans; test_orphans.in_a_pool(sys.argv[1])"
@@ -45,6 +44,8 @@ class Batches:
 
 def in_a_loader(folder: str) -> None:
     from torch.utils.data import DataLoader
+
+    from nnunet_box.training.batches import _begin_worker
 
     list(DataLoader(Batches(folder), num_workers=2, multiprocessing_context="spawn", worker_init_fn=_begin_worker))
 
