@@ -18,6 +18,7 @@ from nnunet_box.temporary import REPLACED_MARK, lock_folder, recover_replaced, r
 PARTIAL_MARK = ".nnbox-partial-"
 FILLING = "filling"
 SYNCS_AT_ONCE = 8
+PRIVATE = 0o600
 
 
 def _sync(path: Path) -> None:
@@ -102,15 +103,24 @@ def _put(temporary: Path, path: Path) -> None:
     if temporary.is_dir():
         _put_folder(temporary, path)
     else:
-        _sync(temporary)
+        _finish(temporary)
         temporary.replace(path)
+
+
+def _finish(file: Path) -> None:
+    """Have a file on the disk, readable for whom the umask says: safetensors' own are for this user alone, which is of
+    no use to a group that shares a workspace.
+    """
+    if file.stat().st_mode & 0o777 == PRIVATE:
+        file.chmod(file.parent.stat().st_mode & 0o666)
+    _sync(file)
 
 
 def _put_folder(folder: Path, path: Path) -> None:
     """Rename a folder to ``path``, its files on the disk first; an older ``path`` goes (see ``recover_replaced``)."""
     for child in folder.rglob("*"):
         if child.is_file():
-            _sync(child)
+            _finish(child)
     if path.is_dir():
         older = folder.with_name(f"{REPLACED_MARK}{path.name}")
         path.rename(older)

@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import importlib
 import json
 import os
+import runpy
 import shutil
 import signal
-import subprocess
 import sys
+import threading
 import time
+import traceback
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnbox_challenges.synthetic import write_acdc_cohort
-
 HERE = Path(__file__).resolve().parent
-PROGRAM = "from nnunet_box.cli.app import main; main()"
+LIBRARIES = (
+    "nnunet_box.cli.app",
+    "nnunet_box.execution.graph",
+    "nnunet_box.execution.fold",
+    "nnunet_box.inference.folder",
+    "nnunet_box.inference.choose",
+    "nnunet_box.inference.openvino_runtime",
+    "nnunet_box.inference.torch_runtime",
+    "nnunet_box.submission.archive",
+    "nnbox_challenges.acdc",
+    "batchgenerators.transforms.abstract_transforms",
+    "cc3d",
+    "edt",
+    "rich.console",
+    "rich.table",
+    "scipy.ndimage",
+)
+"""Not those that start threads when they are imported (blosc2, openvino): a fork copies one thread."""
 TRAINING = ["--fold", "0", "--resume", "--epochs", "3", "--batches-per-epoch", "4", "--device", "cpu"]
 OFTEN = ["--checkpoint-every", "0.01s"]
 """So often that a killed run loses no more than the batches of a tenth of a second."""
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 600
 """For what takes seconds; only a hang comes near it."""
 
 
@@ -41,20 +61,20 @@ class Stage:
 WORKSPACE = ("--workspace", "state/nnbox")
 DOWNLOAD, TESTING = "download/database", "download/database/testing"
 STAGES = (
-    Stage("convert", ("convert", "-c", "acdc", DOWNLOAD, "--workers", "2", *WORKSPACE), ("nnbox/datasets",), 14),
+    Stage("convert", ("convert", "-c", "acdc", DOWNLOAD, "--workers", "2", *WORKSPACE), ("nnbox/datasets",), 15),
     Stage("plan", ("plan", "acdc", *WORKSPACE), ("nnbox/preprocessed",), 8),
-    Stage("preprocess", ("preprocess", "acdc", "--processes", "2", *WORKSPACE), ("nnbox/preprocessed",), 14),
+    Stage("preprocess", ("preprocess", "acdc", "--processes", "2", *WORKSPACE), ("nnbox/preprocessed",), 15),
     Stage(
         "train 2d",
         ("train", "acdc", "-c", "2d", *TRAINING, *OFTEN, "--workers", "1", *WORKSPACE),
         ("nnbox/models",),
-        12,
+        6,
     ),
     Stage(
         "train 3d_fullres",
         ("train", "acdc", "-c", "3d_fullres", *TRAINING, *OFTEN, "--workers", "0", *WORKSPACE),
         ("nnbox/models",),
-        12,
+        16,
     ),
     Stage("select", ("select", "acdc", *WORKSPACE), ("nnbox/models", "nnbox/bundles"), 12),
     Stage("bundle", ("build-submission", "bundle", "acdc", "-o", "state/bundle", *WORKSPACE), ("bundle",), 6),
@@ -75,37 +95,86 @@ STAGES = (
 
 def make_download(folder: Path) -> None:
     """The smallest cohort that can be split into five folds."""
+    # Here, as numpy starts threads when it is imported unless it is told not to.
+    from nnbox_challenges.synthetic import write_acdc_cohort
+
     write_acdc_cohort(folder / "download", patients=5, test_patients=2, seed=5, size=32, slices=(4, 5))
 
 
-def start(argv: tuple[str, ...], folder: Path, output: Path, kill: Mapping[str, Any] | None = None) -> subprocess.Popen:
-    """Start ``nnbox`` in ``folder`` as the first process of a group of its own. kill: see ``kill_hook``.
+def load_libraries() -> None:
+    """Import what the commands import, once for all of them, so that no kill is spent on it. See ``start``."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    assert threading.active_count() == len(list(Path("/proc/self/task").iterdir())) == 1, "a fork copies one thread"
 
-    Its words go to a file: workers it leaves behind would keep a pipe open.
+
+def start(argv: tuple[str, ...], folder: Path, output: Path, kill: Mapping[str, Any] | None = None) -> int:
+    """Start ``nnbox argv`` in ``folder`` as the first process of a group of its own; returns its number.
+
+    It is forked off this one, whose libraries it has. kill: see ``kill_hook``. Its words go to a file: workers it
+    leaves behind would keep a pipe open.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if kill is not None:
-        paths = [str(HERE / "kill_hook"), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment |= {"NNBOX_KILL": json.dumps(kill), "PYTHONPATH": os.pathsep.join(paths)}
-    with output.open("w") as words:
-        return subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *argv],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=words,
-            stderr=words,
-            start_new_session=True,
-            env=environment,
-        )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    process = os.fork()
+    if process:
+        return process
+    code = 70
+    try:
+        os.setsid()
+        words = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for stream, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, words), (2, words)):
+            os.dup2(source, stream)
+        os.chdir(folder)
+        if kill is not None:
+            paths = [str(HERE / "kill_hook"), *filter(None, [os.environ.get("PYTHONPATH")])]
+            os.environ |= {"NNBOX_KILL": json.dumps(kill), "PYTHONPATH": os.pathsep.join(paths)}
+            runpy.run_path(str(HERE / "kill_hook" / "sitecustomize.py"))
+        # Processes that it spawns shall not take this file for their program.
+        sys.modules["__main__"], sys.argv = types.ModuleType("__main__"), ["nnbox", *argv]
+        code = _main()
+        atexit._run_exitfuncs()
+    finally:
+        os._exit(code)
+
+
+def _main() -> int:
+    from nnunet_box.cli.app import main
+
+    try:
+        main()
+    except SystemExit as ending:
+        return int(ending.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def wait(process: int, seconds: float) -> int | None:
+    """A process's exit code, negative where a signal ended it; None where it has not ended within ``seconds``."""
+    end = time.monotonic() + seconds
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > end:
+            return None
+        time.sleep(0.002)
 
 
 def run(argv: tuple[str, ...], folder: Path, output: Path, kill: Mapping[str, Any] | None = None) -> int:
+    """Run ``nnbox argv`` to its end; returns its exit code."""
     process = start(argv, folder, output, kill)
-    try:
-        return process.wait(PATIENCE_SECONDS)
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
+    code = wait(process, PATIENCE_SECONDS)
+    if code is None:
+        os.killpg(process, signal.SIGKILL)
+    assert code is not None, f"nnbox {' '.join(argv)} does not end: {output.read_text()}"
+    return code
 
 
 def members(group: int) -> list[int]:

@@ -8,23 +8,24 @@ where a command did not end as it has to.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from chain_stages import STAGES, Stage, copy_state, differences, manifest, run
+from chain_stages import STAGES, Stage, copy_state, differences, load_libraries, manifest, run
 from kill_chain import Calm, Chain
 
 DISK_BYTES = 256 << 20
 """The chain's files and their copies are a tenth of it."""
-SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
+SHARES = "0,0.1,0.25,0.5,0.75,0.9"
 """Of what a stage adds to the disk, left free for it."""
 MESSAGE = re.compile(
     r"nnbox: (?P<path>\S+): could not be written \(No space left on device\)\. It needs "
@@ -115,7 +116,7 @@ def _half_written(found: Mapping[str, str], before: Mapping[str, str], after: Ma
     ]
 
 
-def starve_all(chain: Chain, calm: Mapping[str, Calm], shares: tuple[float, ...]) -> Iterator[Starved]:
+def starve_all(chain: Chain, calm: Mapping[str, Calm], shares: Sequence[float]) -> Iterator[Starved]:
     """Every stage with each share of what it adds, from the state that the calm one had before it."""
     chain.begin()
     for stage in chain.stages:
@@ -132,22 +133,28 @@ def starve_all(chain: Chain, calm: Mapping[str, Calm], shares: tuple[float, ...]
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shares", default=SHARES, help="Comma-separated; of what a stage adds, left free.")
+    parser.add_argument("--stages", help="Comma-separated; all by default. The first ones: each needs those before it.")
+    given = parser.parse_args()
+    load_libraries()
+    names = given.stages.split(",") if given.stages else [stage.name for stage in STAGES]
+    results = []
     with tempfile.TemporaryDirectory(prefix="nnbox-disk-") as scratch, small_disk(Path(scratch) / "disk") as disk:
-        chain = Chain(disk, words=Path(scratch) / "words.txt")
-        results = []
-        for one in starve_all(chain, chain.calm(), SHARES):
+        chain = Chain(disk, [stage for stage in STAGES if stage.name in names], Path(scratch) / "words.txt")
+        for one in starve_all(chain, chain.calm(), [float(share) for share in given.shares.split(",")]):
             results.append(one)
             ended = "; ".join(one.problems) or ("refused, then finished" if one.failed else "fitted")
             print(f"{one.stage}: {one.free} bytes free: {ended}", file=sys.stderr)
     summary = [
         {
-            "stage": stage.name,
-            "tried": sum(one.stage == stage.name for one in results),
-            "full": sum(one.stage == stage.name and one.failed for one in results),
-            "wrong": sum(one.stage == stage.name and bool(one.problems) for one in results),
-            "message": next((one.message for one in results if one.stage == stage.name and one.failed), ""),
+            "stage": name,
+            "tried": sum(one.stage == name for one in results),
+            "full": sum(one.stage == name and one.failed for one in results),
+            "wrong": sum(one.stage == name and bool(one.problems) for one in results),
+            "message": next((one.message for one in results if one.stage == name and one.failed), ""),
         }
-        for stage in STAGES
+        for name in names
     ]
     print(json.dumps(summary, indent=1))
     return 0 if not any(one.problems for one in results) else 1

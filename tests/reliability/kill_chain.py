@@ -13,7 +13,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,10 +27,12 @@ from chain_stages import (
     Stage,
     copy_state,
     differences,
+    load_libraries,
     make_download,
     manifest,
     run,
     start,
+    wait,
     wait_until_gone,
 )
 
@@ -158,16 +159,15 @@ class Chain:
         if trigger == "event":
             delay = draw.choice([0.0, draw.uniform(0, LONGEST_DELAY)])
             process = start(stage.argv, self.folder, self.words, self.hook(draw.randint(1, calm.events), whom, delay))
-            code = process.wait(PATIENCE_SECONDS)
+            code = wait(process, PATIENCE_SECONDS)
         else:
             process = start(stage.argv, self.folder, self.words, self.hook())
-            try:
-                code = process.wait(draw.uniform(0, calm.seconds))
-            except subprocess.TimeoutExpired:
-                (os.kill if whom == "main" else os.killpg)(process.pid, signal.SIGKILL)
-                code = process.wait(PATIENCE_SECONDS)
+            code = wait(process, draw.uniform(0, calm.seconds))
+            if code is None:
+                (os.kill if whom == "main" else os.killpg)(process, signal.SIGKILL)
+                code = wait(process, PATIENCE_SECONDS)
         assert code in (0, -signal.SIGKILL), f"{stage.name} ended with {code}: {self.words.read_text()}"
-        return code != 0, process.pid
+        return code != 0, process
 
     def _finish(self, stage: Stage, calm: Calm, groups: list[int]) -> str | None:
         """Run a stage to its end; what is wrong with it or its files, if anything."""
@@ -190,11 +190,11 @@ class Chain:
                 result.lost_epochs = max(result.lost_epochs, len(log.read_text().splitlines()) - kept)
 
 
-def shares(kills: int) -> dict[str, int]:
+def shares(kills: int, stages: Sequence[Stage] = STAGES) -> dict[str, int]:
     """How many of ``kills`` each stage gets, in proportion to ``Stage.kills``."""
-    whole = sum(stage.kills for stage in STAGES)
-    given = {stage.name: kills * stage.kills // whole for stage in STAGES}
-    for stage in sorted(STAGES, key=lambda stage: -(kills * stage.kills % whole))[: kills - sum(given.values())]:
+    whole = sum(stage.kills for stage in stages)
+    given = {stage.name: kills * stage.kills // whole for stage in stages}
+    for stage in sorted(stages, key=lambda stage: -(kills * stage.kills % whole))[: kills - sum(given.values())]:
         given[stage.name] += 1
     return given
 
@@ -204,12 +204,15 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="Work here and keep it; a temporary folder by default.")
+    parser.add_argument("--stages", help="Comma-separated; all by default. The first ones: each needs those before it.")
     given = parser.parse_args()
+    load_libraries()
     with tempfile.TemporaryDirectory(prefix="nnbox-kills-") as scratch:
         folder = (given.folder or Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        chain = Chain(folder)
-        results = chain.disturbed(chain.calm(), shares(given.kills), given.seed)
+        names = given.stages.split(",") if given.stages else [stage.name for stage in STAGES]
+        chain = Chain(folder, [stage for stage in STAGES if stage.name in names])
+        results = chain.disturbed(chain.calm(), shares(given.kills, chain.stages), given.seed)
     kills, survived = sum(result.kills for result in results), sum(result.survived for result in results)
     stages = [vars(result) for result in results]
     print(json.dumps({"seed": given.seed, "kills": kills, "survived": survived, "stages": stages}, indent=1))

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from chain_stages import STAGES
 from kill_chain import shares
 
-KILLS = {"convert": 2, "plan": 1, "preprocess": 2, "train 2d": 2}
-SEED = 7
+COMMAND = Path(__file__).with_name("kill_chain.py")
+FIRST = "convert,plan,preprocess,train 2d"
 
 
 @pytest.mark.slow
-def test_killed_commands_end_with_the_same_files(calm_chain):
-    results = calm_chain.chain.disturbed(calm_chain.calm, KILLS, SEED)
-    assert {result.stage: result.kills for result in results} == KILLS
-    for result in results:
-        assert not result.problems, result.problems
-        assert result.survived == result.kills
-        assert result.lost_epochs <= 1
+def test_killed_commands_end_with_the_same_files():
+    done = subprocess.run(
+        [sys.executable, COMMAND, "--kills", "8", "--seed", "7", "--stages", FIRST], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    told = json.loads(done.stdout)
+    assert (told["kills"], told["survived"]) == (8, 8)
+    assert [stage["stage"] for stage in told["stages"]] == FIRST.split(",")
+    assert all(stage["kills"] for stage in told["stages"])
+    assert all(stage["lost_epochs"] <= 1 for stage in told["stages"])
 
 
 @pytest.mark.parametrize("kills", [1, 9, 100, 137])

@@ -161,3 +161,17 @@ def test_json_replaces_what_was_there(tmp_path):
     write_json(tmp_path / "a.json", [2])
     assert (tmp_path / "a.json").read_text() == "[\n 2\n]\n"
     assert names(tmp_path) == ["a.json"]
+
+
+def test_files_of_a_library_that_hides_them_follow_the_umask(tmp_path):
+    umask = os.umask(0o027)
+    try:
+        with write_beside(tmp_path / "weights") as temporary:
+            temporary.touch(0o600)
+        with write_beside(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / "weights").touch(0o600)
+    finally:
+        os.umask(umask)
+    for file in (tmp_path / "weights", tmp_path / "folder" / "weights"):
+        assert file.stat().st_mode & 0o777 == 0o640
