@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.planning.fingerprint import load_fingerprint
 from nnunet_box.planning.plan import Plan
@@ -23,12 +21,12 @@ def stored_bytes(workspace: Workspace, dataset: Dataset, plan: Plan, entry: str)
     cases = len(dataset.cases)
     if cases != fingerprint.cases:
         return {}
-    spacings, sizes = (
-        values * cases if len(values) == 1 else values for values in (fingerprint.spacings, fingerprint.sizes)
-    )
+    # One entry stands for all.
+    spacings = fingerprint.spacings * (cases if len(fingerprint.spacings) == 1 else 1)
+    sizes = fingerprint.sizes * (cases if len(fingerprint.sizes) == 1 else 1)
     found = {}
     for case, size, spacing in zip(dataset.cases, sizes, spacings, strict=True):
         target = target_spacing(plan.configurations[entry], spacing)
-        voxels = math.prod(resampled_shape(size, spacing, target))
-        found[case.id] = most_bytes(voxels, len(plan.channel_names), len(plan.labels) - 1)
+        z, y, x = resampled_shape(size, spacing, target)
+        found[case.id] = most_bytes(z * y * x, len(plan.channel_names), len(plan.labels) - 1)
     return found
