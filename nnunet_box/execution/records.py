@@ -122,10 +122,11 @@ def _state(workspace: Workspace, task: Task, jobs: Mapping[str, Jobs], asked: di
     if record is None or record.key != task.key:
         begun = task.settings is not None and (task.outputs[0].parent / "log.jsonl").is_file()
         return "unfinished" if begun else "waiting"
-    if record.job is not None and record.scheduler in jobs and record.state not in ("done", "failed"):
-        if record.scheduler not in asked:
-            asked[record.scheduler] = jobs[record.scheduler]()
-        known = asked[record.scheduler].get(record.job)
+    scheduler = record.scheduler or ""
+    if record.job is not None and scheduler in jobs and record.state not in ("done", "failed"):
+        if scheduler not in asked:
+            asked[scheduler] = jobs[scheduler]()
+        known = asked[scheduler].get(record.job)
         if known is not None:
             return "running" if known == "running" else "submitted"
     if record.state == "failed":

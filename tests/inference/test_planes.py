@@ -124,7 +124,9 @@ def test_a_single_network_keeps_no_outputs_of_a_whole_image(monkeypatch: pytest.
 
 
 def test_several_networks_take_little_beside_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of float32 the windows' weights, a quarter here; of float16 the planes at work; and a window's outputs."""
+    """Of float32 the windows' weights, a quarter here; of float16 the planes at work; and the outputs of a window and
+    of the one ahead.
+    """
     monkeypatch.setattr(predictor, "VOXELS_A_CALL", 2048)
     image = np.random.default_rng(0).random((1, 40, 64, 48)).astype(np.float32)
     networks = [Squares(seed) for seed in range(3)]
@@ -132,4 +134,4 @@ def test_several_networks_take_little_beside_their_mean(monkeypatch: pytest.Monk
         windows = Windows((8, 16, 16), CLASSES, mirroring=False, average_logits=half, half_precision=half)
         size = CLASSES * image.size * (2 if half else 4)
         peak = peak_bytes(lambda w=windows: predict_probabilities(networks, image, w))
-        assert peak < share * size + 8 * 8 * 16 * 16 * CLASSES * 4
+        assert peak < share * size + 10 * 8 * 16 * 16 * CLASSES * 4
