@@ -47,18 +47,20 @@ def in_a_loader(folder: str) -> None:
 
     from nnunet_box.training.batches import _begin_worker
 
-    list(DataLoader(Batches(folder), num_workers=2, multiprocessing_context="spawn", worker_init_fn=_begin_worker))
+    list(DataLoader(Batches(folder), num_workers=1, multiprocessing_context="spawn", worker_init_fn=_begin_worker))
 
 
-@pytest.mark.parametrize("program", [POOL, LOADER], ids=["cases", "batches"])
-def test_workers_end_with_the_command(tmp_path, program):
+@pytest.mark.parametrize(
+    ("program", "workers"), [(POOL, 2), pytest.param(LOADER, 1, marks=pytest.mark.slow)], ids=["cases", "batches"]
+)
+def test_workers_end_with_the_command(tmp_path, program, workers):
     with (tmp_path / "words.txt").open("w") as words:
         process = subprocess.Popen(
             [sys.executable, "-c", program, str(tmp_path)], cwd=HERE, stderr=words, start_new_session=True
         )
     try:
         end = time.monotonic() + PATIENCE_SECONDS
-        while len([path for path in tmp_path.iterdir() if path.name.isdigit()]) < 2:
+        while len([path for path in tmp_path.iterdir() if path.name.isdigit()]) < workers:
             assert process.poll() is None and time.monotonic() < end, (tmp_path / "words.txt").read_text()
             time.sleep(0.02)
         process.kill()
