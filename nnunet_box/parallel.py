@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -59,7 +60,7 @@ def map_cases(
     # Workers read these when they load numpy; two levels of threads would only fight over the cores.
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
-        with ProcessPoolExecutor(workers, mp_context=_context([_module_of(function), *preload])) as pool:
+        with ProcessPoolExecutor(workers, _context([_module_of(function), *preload]), end_with_parent) as pool:
             futures = {pool.submit(function, item): item for item in items}
             try:
                 for future in track(as_completed(futures), what, total=len(futures)):
@@ -79,6 +80,24 @@ def map_cases(
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def end_with_parent() -> None:
+    """In a worker process: end as soon as the process that wants its results is gone, even where it was killed.
+
+    Left alone, a worker would finish what it was given, writing where the next run writes, and then wait for ever.
+    """
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="nnbox-parent", daemon=True).start()
 
 
 def _module_of(function: Callable[..., Any]) -> str:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nnunet_box.errors import InvalidData
 from nnunet_box.interrupts import SIGNALS
+from nnunet_box.parallel import end_with_parent
 from nnunet_box.planning.plan import Configuration
 from nnunet_box.planning.variant import PAPER, Recipe, recipe
 from nnunet_box.preprocessing.previous_stage import open_previous
@@ -282,3 +283,4 @@ def _begin_worker(_: int) -> None:
     # Ctrl-C on a terminal, and a scheduler's signals, come to all processes; the first one ends its batch, then these.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    end_with_parent()

@@ -12,7 +12,7 @@ import time
 import pytest
 from e2e_run import TINY, nnbox, start_nnbox
 
-from nnunet_box.files import TEMPORARY_MARK
+from nnunet_box.temporary import TEMPORARY_MARK
 
 PATIENCE_SECONDS = 600
 
