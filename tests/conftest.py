@@ -90,7 +90,7 @@ def slurm_problem() -> str | None:
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     if asked.returncode:
-        return asked.stderr.strip()
+        return asked.stderr.partition("\n")[0]
     return None if "gpu" in asked.stdout else "it has no GPUs"
 
 
