@@ -456,6 +456,17 @@ def test_a_store_whose_chunks_are_damaged_ends_training_with_its_name(run, place
     assert "preprocess again" in run(*RESUME)
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "image"])
+def test_a_pipe_is_not_waited_for(run, place: Path, name: str) -> None:
+    selected = json.loads((place / "ws/models/m/selection.json").read_text())["chosen"][0]
+    file = place / f"ws/models/m/{selected}/fold_1/weights.safetensors"
+    if name == "image":
+        file = place / "ws/datasets/m/imagesTr/case_0_0000.nii.gz"
+    file.unlink()
+    os.mkfifo(file)
+    assert file.name in run(*(RESUME if name == "image" else ["select", "m"]))
+
+
 @pytest.mark.slow
 def test_some_damaged_models() -> None:
     ran = subprocess.run(
