@@ -470,7 +470,7 @@ def test_a_pipe_is_not_waited_for(run, place: Path, name: str) -> None:
 @pytest.mark.slow
 def test_some_damaged_models() -> None:
     ran = subprocess.run(
-        [sys.executable, str(HERE / "mutate_models.py"), "--mutants", "50", "--seed", "20"],
+        [sys.executable, str(HERE / "mutate_models.py"), "--mutants", "40", "--seed", "20"],
         capture_output=True,
         text=True,
         check=False,
@@ -479,4 +479,4 @@ def test_some_damaged_models() -> None:
     counted = json.loads(ran.stdout)
     assert not counted["failures"]
     assert ran.returncode == 0
-    assert sum(row.get("refused", 0) for row in counted["kinds"].values()) > 25
+    assert sum(row.get("refused", 0) for row in counted["kinds"].values()) > 20
