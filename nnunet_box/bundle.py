@@ -194,7 +194,8 @@ def write_bundle(
     InvalidData: a weights' file is missing.
     NnboxError: the disk is full.
     """
-    with write_beside(folder) as temporary:
+    copied = {file for folds in (weights | (previous_weights or {})).values() for file in folds.values()}
+    with write_beside(folder, sum(file.stat().st_size for file in copied if file.is_file())) as temporary:
         members = []
         for model, folds in weights.items():
             configuration, variants = split_model_name(model)

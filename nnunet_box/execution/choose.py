@@ -19,6 +19,7 @@ from nnunet_box.inference.torch_runtime import choose_device, plan_network
 from nnunet_box.locks import held
 from nnunet_box.planning.plan import Plan, load_plan
 from nnunet_box.planning.variant import model_name, split_model_name
+from nnunet_box.temporary import sweep_left
 from nnunet_box.training.trainer import WEIGHTS
 from nnunet_box.workspace import Workspace
 
@@ -123,6 +124,7 @@ def select_and_bundle(
     UsageError, InvalidData: as they do.
     """
     with held(workspace.lock("select"), f"the selection of {dataset.name}"):
+        sweep_left(workspace.models)
         names, wanted = _resolved(workspace, dataset, models, folds)
         if not is_selected(workspace, names, wanted):
             with stage(workspace.models, _selection_key(workspace, names, wanted), {"folds": wanted}):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_box.arrays import open_array
-from nnunet_box.files import disk_errors
+from nnunet_box.disk import hidden_disk_errors
 from nnunet_box.preprocessing.crop import box_slices
 from nnunet_box.preprocessing.pipeline import Placement
 from nnunet_box.preprocessing.resample import resample_labels
@@ -56,14 +56,14 @@ def write_previous(folder: Path, case_id: str, labels: NDArray[np.int8], patch: 
 
     Raises
     ------
-    NnboxError: the disk is full or the folder cannot be written.
+    OSError: the disk is full or the folder cannot be written.
     """
     import blosc2
 
     from nnunet_box.preprocessing.store import chunk_shape, compression
 
     file = _file(folder, case_id)
-    with disk_errors(file):
+    with hidden_disk_errors(folder):
         chunks = chunk_shape(patch, labels.shape)
         blosc2.asarray(labels, urlpath=str(file), chunks=chunks, **compression(chunks))
     return file.name

@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from nnunet_box.arrays import open_array
+from nnunet_box.disk import hidden_disk_errors
 from nnunet_box.errors import InvalidData
-from nnunet_box.files import disk_errors, link_or_copy
+from nnunet_box.files import link_or_copy
 from nnunet_box.preprocessing.pipeline import PreparedCase
 
 IMAGE = "image.b2nd"
@@ -77,6 +78,15 @@ def class_locations(labels: NDArray[np.int8]) -> dict[int, NDArray[np.int32]]:
     return found
 
 
+def most_bytes(voxels: int, channels: int, classes: int) -> int:
+    """What a stored case of so many voxels takes at most: with noise for an image, which hardly compresses.
+
+    classes: foreground labels.
+    """
+    locations = min(voxels, classes * MOST_LOCATIONS + int(LEAST_SHARE * voxels))
+    return voxels * (4 * channels + 1) + locations * 3 * 4
+
+
 def chunk_shape(patch: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Voxels (z, y, x) of a chunk: the patch's, one slice for a patch of two axes, no more than the case has."""
     edges = (1, *patch) if len(patch) == 2 else patch
@@ -93,7 +103,7 @@ def write_case(
 
     Raises
     ------
-    NnboxError: the disk is full or the folder cannot be written.
+    OSError: the disk is full or the folder cannot be written.
     """
     # Here, as it takes longer to load than all else together, and only workers write and read cases.
     import blosc2
@@ -101,7 +111,7 @@ def write_case(
     assert prepared.labels is not None
     chunk = chunk_shape(patch, prepared.labels.shape)
     place = folder / case_id
-    with disk_errors(place):
+    with hidden_disk_errors(folder):
         place.mkdir(parents=True)
         arrays: list[tuple[str, NDArray[Any], tuple[int, ...]]] = [("labels", prepared.labels, chunk)]
         if shared_image is None:

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nnunet_box.errors import InvalidData
+from nnunet_box.interrupts import SIGNALS
+from nnunet_box.parallel import end_with_parent
 from nnunet_box.planning.plan import Configuration
 from nnunet_box.planning.variant import PAPER, Recipe, recipe
 from nnunet_box.preprocessing.previous_stage import open_previous
@@ -278,5 +280,7 @@ def _resident(
 
 def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C on a terminal comes to all processes; the first one ends its batch, and then these.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C on a terminal, and a scheduler's signals, come to all processes; the first one ends its batch, then these.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +26,24 @@ Value = TypeVar("Value")
 
 def save_weights(file: Path, network: nn.Module) -> None:
     """Network weights alone, whole or not at all."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with write_beside(file) as temporary:
+    tensors = _on_cpu(network.state_dict())
+    with write_beside(file, _bytes(tensors)) as temporary:
         save_file(tensors, temporary)
+
+
+def training_bytes(network: nn.Module) -> int:
+    """What weights and checkpoints take at most: the paper's Adam keeps three tensors of each weight's size, and a
+    checkpoint replaces the one before it when it is whole.
+    """
+    return _bytes(network.state_dict()) * (1 + 2 * (1 + 3))
+
+
+def _on_cpu(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(value).detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def save_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -37,16 +53,12 @@ def save_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
     nothing. ``files`` in ``state.json`` are the digests of the others: a flipped bit in a weight is seen by nothing
     else.
     """
-    with write_beside(folder) as temporary:
+    tensors = _on_cpu(network.state_dict())
+    kept = optimizer.state_dict()["state"]
+    moments = _on_cpu({f"{index}.{name}": value for index, values in kept.items() for name, value in values.items()})
+    with write_beside(folder, _bytes(tensors) + _bytes(moments)) as temporary:
         temporary.mkdir()
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()},
-            temporary / NETWORK,
-        )
-        moments: dict[str, Tensor] = {}
-        for index, values in optimizer.state_dict()["state"].items():
-            for name, value in values.items():
-                moments[f"{index}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        save_file(tensors, temporary / NETWORK)
         save_file(moments, temporary / OPTIMIZER)
         files = {name: _sha256(temporary / name) for name in (NETWORK, OPTIMIZER)}
         write_json(temporary / STATE, {"schema_version": SCHEMA, "files": files, **state})

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from nnunet_box.files import write_beside
+from nnunet_box.files import write_text
 from nnunet_box.training.schedule import Count, Seconds
 
 LOG = "log.jsonl"
@@ -35,13 +35,5 @@ class Progress:
 
 
 def write_log(file: Path, history: list[dict[str, Any]]) -> None:
-    """The log as the checkpoint knows it: epochs after the checkpoint are done again."""
-    with write_beside(file) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")
-
-
-def append_line(file: Path, line: dict[str, Any]) -> None:
-    """Add an epoch to the log."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as log:
-        log.write(json.dumps(line) + "\n")
+    """One line an epoch, as the run knows them: those of a killed run after its checkpoint are done again."""
+    write_text(file, "".join(json.dumps(line) + "\n" for line in history))

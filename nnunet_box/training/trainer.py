@@ -14,14 +14,15 @@ from torch import Tensor
 
 from nnunet_box.cpus import usable_threads
 from nnunet_box.dataset.splits import Fold
+from nnunet_box.disk import tell_if_tight
 from nnunet_box.errors import InvalidData, NnboxError, UsageError
-from nnunet_box.files import recover_replaced
 from nnunet_box.inference.torch_runtime import choose_device
 from nnunet_box.interrupts import Interrupted, patient
 from nnunet_box.network.unet import UNet, for_device
 from nnunet_box.planning.plan import FIRST_STAGE, Plan
 from nnunet_box.planning.variant import recipe
 from nnunet_box.progress import say
+from nnunet_box.temporary import recover_replaced
 from nnunet_box.training.acceleration import Acceleration, room_for_cases
 from nnunet_box.training.batches import NO_AUGMENTATION, TRAINING, VALIDATION, BatchSource, Key, batch_loader
 from nnunet_box.training.budget import (
@@ -39,9 +40,10 @@ from nnunet_box.training.checkpoint import (
     restored,
     save_checkpoint,
     save_weights,
+    training_bytes,
 )
 from nnunet_box.training.optimisation import CLIP_NORM, clips, make_optimiser
-from nnunet_box.training.run_log import LOG, Progress, append_line, write_log
+from nnunet_box.training.run_log import LOG, Progress, write_log
 from nnunet_box.training.schedule import BudgetSchedule
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.step import TrainingStep
@@ -115,6 +117,7 @@ class Trainer:
         elif self.settings.budget_seconds is not None:
             self._fit_to_budget(self.settings.budget_seconds)
         weights = self.folder / WEIGHTS
+        tell_if_tight(self.folder, training_bytes(self.network), f"Training {self.settings.model}")
         with patient("training ends after this batch and its checkpoint; once more ends it at once") as self.check:
             self._epochs()
             save_weights(weights, self.network)
@@ -283,7 +286,7 @@ class Trainer:
             "seconds": seconds,
         }
         self.progress.history.append(line)
-        append_line(self.folder / LOG, line)
+        write_log(self.folder / LOG, self.progress.history)
         say(
             f"{self.settings.model} fold {self.settings.fold} epoch {self.progress.epoch}: loss {loss:.4f}, "
             f"validation Dice {overlap:.3f}, rate {rate:.1e}, {self._time_left(seconds)}"

@@ -164,7 +164,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(predictor: Predicto
     real = files._sync
 
     def full(path: Path) -> None:
-        if "-b.nii.gz" in path.name or (tmp_path / "full").exists():
+        if path.name == "b.nii.gz" or (tmp_path / "full").exists():
             (tmp_path / "full").touch()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(path)
