@@ -467,6 +467,15 @@ def test_a_pipe_is_not_waited_for(run, place: Path, name: str) -> None:
     assert file.name in run(*(RESUME if name == "image" else ["select", "m"]))
 
 
+def test_a_checkpoint_without_its_state_is_not_passed_over(run, place: Path) -> None:
+    state = place / CHECKPOINT / "state.json"
+    state.unlink()
+    assert "state.json" in run(*RESUME)
+    state.symlink_to("/nowhere")
+    assert "state.json" in run(*RESUME)
+    assert (place / CHECKPOINT / "network.safetensors").is_file()
+
+
 @pytest.mark.slow
 def test_some_damaged_models() -> None:
     ran = subprocess.run(
