@@ -159,7 +159,14 @@ def _member(member: BundleMember, folder: Path, folds: tuple[int, ...] | None) -
 
 
 def sha256(file: Path) -> str:
-    """Hex digest of a file, read in pieces."""
+    """Hex digest of a file, read in pieces.
+
+    Raises
+    ------
+    InvalidData: it is missing, or no regular file: a pipe would be waited for without end.
+    """
+    if not file.is_file():
+        raise InvalidData(file, "a regular file", "none", "Restore it, or run the step that writes it again.")
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while piece := stream.read(1 << 20):

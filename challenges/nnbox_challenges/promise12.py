@@ -164,6 +164,7 @@ def _case(case: Found, with_label: bool) -> SourceCase:
     assert case.image is not None
     try:
         image = open_metaimage(case.image)
+        stratum = centre(case, image)
     except InvalidData:
         if with_label:
             raise
@@ -182,7 +183,7 @@ def _case(case: Found, with_label: bool) -> SourceCase:
         group=case.id,
         channels=(ChannelFile(case.image),),
         label=case.reference if with_label else None,
-        stratum=centre(case, image),
+        stratum=stratum,
         output_name=f"{case.name}.mhd",
         facts={"part": case.part, "metaimage": grid_fields(image)},
     )

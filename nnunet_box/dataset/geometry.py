@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+LEAST_SPACING_MM, MOST_SPACING_MM = 1e-9, 1e9
+"""Beyond these nothing that computes with a grid can be relied on: squares vanish or overflow in a header's float32."""
+
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def is_spacing(lengths: Iterable[float]) -> bool:
+    """Whether millimetres along axes are positive, finite, and such as can be computed with."""
+    return all(LEAST_SPACING_MM <= length <= MOST_SPACING_MM for length in lengths)
 
 
 @dataclass(frozen=True)

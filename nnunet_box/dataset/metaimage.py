@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_box.dataset.geometry import Geometry
+from nnunet_box.dataset.geometry import Geometry, is_spacing
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import write_beside
 
@@ -172,7 +172,7 @@ def geometry_of(image: MetaImage) -> Geometry:
     origin = _numbers(image.path, image.fields, ORIGIN_KEYS, axes, (0.0,) * axes)
     matrix = _numbers(image.path, image.fields, DIRECTION_KEYS, axes * axes, unit)
     directions = np.asarray(matrix).reshape(axes, axes)[:3, :3].T
-    if min(spacing) <= 0:
+    if not is_spacing(spacing):
         raise InvalidData(image.path, "positive spacing", f"{spacing}", "Set ElementSpacing to the real spacing.")
     if abs(np.linalg.det(directions)) < 1e-6:
         raise InvalidData(image.path, "three directions in TransformMatrix", f"{matrix}", AGAIN)

@@ -15,7 +15,7 @@ import numpy as np
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
-from nnunet_box.dataset.geometry import Geometry
+from nnunet_box.dataset.geometry import Geometry, is_spacing
 from nnunet_box.dataset.untrusted import AGAIN, check_nifti_claim, drain
 from nnunet_box.errors import InvalidData
 
@@ -53,7 +53,7 @@ def geometry_of(path: Path, image: Any, shape: tuple[int, int, int]) -> Geometry
     InvalidData: spacing that is not positive.
     """
     zooms = _stored_zooms(path, image)
-    if not all(np.isfinite(zooms)) or min(zooms) <= 0:
+    if not is_spacing(zooms):
         raise InvalidData(
             path, "positive spacing in pixdim", f"{zooms}", "Set the header's pixdim to the real spacing."
         )

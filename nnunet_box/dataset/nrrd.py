@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_box.dataset.geometry import Geometry
+from nnunet_box.dataset.geometry import Geometry, is_spacing
 from nnunet_box.errors import InvalidData
 
 HEADER_BYTES = 1 << 20
@@ -109,7 +109,7 @@ def geometry_of(path: Path, reader: Any) -> Geometry:
     """
     size, spacing, origin = reader.GetSize(), reader.GetSpacing(), reader.GetOrigin()
     direction = np.asarray(reader.GetDirection()).reshape(reader.GetDimension(), -1)[:3, :3]
-    if not np.isfinite(spacing[:3]).all() or min(spacing[:3]) <= 0:
+    if not is_spacing(spacing[:3]):
         raise InvalidData(path, "positive spacing", f"{spacing[:3]}", "Set the header's space directions.")
     if not np.isfinite(origin[:3]).all():
         raise InvalidData(path, "a finite space origin", f"{origin[:3]}", "Set the header's space origin.")

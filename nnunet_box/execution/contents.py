@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,6 +78,9 @@ def _status(path: Path) -> list[int]:
         status = path.stat()
     except OSError as error:
         raise InvalidData(path, "a file that can be read", str(error.strerror), "Restore it.") from error
+    if not stat.S_ISREG(status.st_mode):
+        # A pipe would be waited for without end.
+        raise InvalidData(path, "a regular file", "none", "Restore it.")
     return [status.st_size, status.st_mtime_ns]
 
 

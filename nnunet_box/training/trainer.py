@@ -108,7 +108,7 @@ class Trainer:
         NnboxError: the loss is no longer a number.
         """
         recover_replaced(self.checkpoint)
-        if (self.checkpoint / "state.json").exists():
+        if self.checkpoint.exists():
             if not resume:
                 raise UsageError(
                     f"{self.checkpoint} holds an unfinished run: --resume continues it, --restart begins anew."

@@ -419,3 +419,16 @@ def test_voxels_that_change_after_an_interruption_are_converted_again(tmp_path):
     Promise12().convert(recognition, tmp_path / "ws" / "promise12", workers=1)
     written = read_volume(tmp_path / "ws" / "promise12" / "imagesTr" / f"{changed.id}_0000.nii.gz").array
     assert np.array_equal(written, other)
+
+
+def test_one_damaged_test_header_is_one_cases_affair(zenodo):
+    for line in ("ElementSpacing = 1 1 -1", "Offset = ", "TransformMatrix = 1 0 0 0"):
+        header = zenodo / "test_data" / "Case04.mhd"
+        key = line.split(" = ")[0]
+        kept = [one for one in header.read_text().splitlines() if not one.startswith((key, "Position"))]
+        header.write_text("\n".join([line, *kept, ""]))
+        cases = input_cases(zenodo / "test_data", 1, Promise12())
+        assert len(cases) == 3
+        (damaged,) = (case for case in cases if case.reference_file == header)
+        with pytest.raises(InvalidData, match=r"Case04\.mhd"):
+            read_image(damaged)

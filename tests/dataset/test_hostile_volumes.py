@@ -151,3 +151,17 @@ def test_nrrd_whose_stream_is_damaged(tmp_path):
 )
 def test_nrrd_headers_that_say_nothing_of_space(tmp_path, lines, match):
     refused(nrrd(tmp_path / "a.nrrd", **lines), match)
+
+
+@pytest.mark.parametrize("length", ["1e-320", "1e-30", "1e30"])
+@pytest.mark.parametrize("suffix", [".mha", ".nii", ".nrrd"])
+def test_a_spacing_nothing_can_compute_with(tmp_path, length, suffix):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".nii":
+        refused(nifti(tmp_path, (PIXDIM + 12, "<f", float(length)), name="a.nii"), "positive spacing")
+    elif suffix == ".nrrd":
+        refused(nrrd(path, **{"space directions": f"(1,0,0) (0,1,0) (0,0,{length})"}), "spacing|ITK|directions")
+    else:
+        lines = "NDims = 3", "DimSize = 5 4 3", f"ElementSpacing = 1 1 {length}", "ElementType = MET_SHORT"
+        path.write_bytes("\n".join((*lines, "ElementDataFile = LOCAL", "")).encode() + VOXELS.tobytes())
+        refused(path, "positive spacing")

@@ -456,10 +456,30 @@ def test_a_store_whose_chunks_are_damaged_ends_training_with_its_name(run, place
     assert "preprocess again" in run(*RESUME)
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "image"])
+def test_a_pipe_is_not_waited_for(run, place: Path, name: str) -> None:
+    selected = json.loads((place / "ws/models/m/selection.json").read_text())["chosen"][0]
+    file = place / f"ws/models/m/{selected}/fold_1/weights.safetensors"
+    if name == "image":
+        file = place / "ws/datasets/m/imagesTr/case_0_0000.nii.gz"
+    file.unlink()
+    os.mkfifo(file)
+    assert file.name in run(*(RESUME if name == "image" else ["select", "m"]))
+
+
+def test_a_checkpoint_without_its_state_is_not_passed_over(run, place: Path) -> None:
+    state = place / CHECKPOINT / "state.json"
+    state.unlink()
+    assert "state.json" in run(*RESUME)
+    state.symlink_to("/nowhere")
+    assert "state.json" in run(*RESUME)
+    assert (place / CHECKPOINT / "network.safetensors").is_file()
+
+
 @pytest.mark.slow
 def test_some_damaged_models() -> None:
     ran = subprocess.run(
-        [sys.executable, str(HERE / "mutate_models.py"), "--mutants", "50", "--seed", "20"],
+        [sys.executable, str(HERE / "mutate_models.py"), "--mutants", "40", "--seed", "20"],
         capture_output=True,
         text=True,
         check=False,
@@ -468,4 +488,4 @@ def test_some_damaged_models() -> None:
     counted = json.loads(ran.stdout)
     assert not counted["failures"]
     assert ran.returncode == 0
-    assert sum(row.get("refused", 0) for row in counted["kinds"].values()) > 25
+    assert sum(row.get("refused", 0) for row in counted["kinds"].values()) > 20

@@ -15,7 +15,7 @@ from hostile_runs import MORE_THAN_GOOD, Ran, broken, message, run_forked
 from mutator import FORMATS, KINDS, SHARES, mutant
 
 HERE = Path(__file__).parent
-MUTANTS, SEED = 60, 20
+MUTANTS, SEED = 36, 20
 
 
 @pytest.mark.slow
