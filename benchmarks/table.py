@@ -37,16 +37,16 @@ def table_text(rows: Mapping[str, Row], kept: Mapping[str, Any]) -> str:
     return "\n".join(lines + [f"- Run {number}: {_run_text(kept['runs'][run])}" for number, run in enumerate(runs, 1)])
 
 
-def write_between_marks(document: Path, text: str) -> None:
+def write_between_marks(document: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
     """Put the text between the document's two marks; what stands around them stays.
 
     Raises SystemExit where the marks are not there once each, in order.
     """
-    before, begin, rest = document.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in before + after:
-        raise SystemExit(f"{document}: expected the lines\n{BEGIN}\n{END}\nonce each, in this order")
-    document.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    before, found_begin, rest = document.read_text(encoding="utf-8").partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end or begin in rest or end in before + after:
+        raise SystemExit(f"{document}: expected the lines\n{begin}\n{end}\nonce each, in this order")
+    document.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def _in_order(rows: Mapping[str, Row], kept: Mapping[str, Any]) -> list[tuple[str, Figures]]:

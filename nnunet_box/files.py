@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from nnunet_box.temporary import REPLACED_MARK, lock_folder, recover_replaced, r
 PARTIAL_MARK = ".nnbox-partial-"
 FILLING = "filling"
 SYNCS_AT_ONCE = 8
+LARGEST_JSON = 256 << 20
+"""Bytes; ``cases.json`` of a hundred thousand cases has about as many."""
 PRIVATE = 0o600
 
 
@@ -225,21 +228,36 @@ def save_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _kind_of(facts: os.stat_result) -> str:
+    if stat.S_ISREG(facts.st_mode):
+        return f"{facts.st_size >> 20} MB"
+    return "a folder" if stat.S_ISDIR(facts.st_mode) else "no regular file"
+
+
 def read_json(path: Path, schema_version: int | None = None) -> Any:
     """Read JSON; with ``schema_version``, refuse a file of another version.
 
     Raises
     ------
-    InvalidData: the file is missing, is not JSON, or has another schema version.
+    InvalidData: the file is missing, cannot be read, is longer than any of ours, is not JSON, or has another schema
+    version.
     """
+    path, again = Path(path), "Restore the file or run the step that writes it again."
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        facts = path.stat()
+        # A pipe or a device would be read for ever.
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST_JSON:
+            raise InvalidData(path, f"a JSON file of at most {LARGEST_JSON >> 20} MB", _kind_of(facts), again)
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InvalidData(path, "a JSON file", "no such file", "Run the step that writes it first.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InvalidData(
-            path, "valid JSON", str(error), "Restore the file or run the step that writes it again."
-        ) from error
+    except OSError as error:
+        raise InvalidData(path, "a JSON file", f"one that does not open ({error.strerror})", again) from error
+    except RecursionError as error:
+        raise InvalidData(path, "valid JSON", "brackets without end", again) from error
+    except ValueError as error:
+        # Not UTF-8, not JSON, or a number of thousands of digits.
+        raise InvalidData(path, "valid JSON", str(error), again) from error
     if schema_version is not None:
         found = value.get("schema_version") if isinstance(value, dict) else None
         if found != schema_version:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nnunet_box.cpus import usable_threads
 from nnunet_box.errors import NnboxError
 from nnunet_box.memory import GIB, free_memory_gib
 from nnunet_box.progress import track
@@ -24,8 +25,8 @@ SHARE_OF_FREE_MEMORY = 0.5
 
 
 def workers_that_fit(bytes_each: float) -> int:
-    """One worker a core, fewer where their memory would not fit; never none."""
-    cores = os.cpu_count() or 1
+    """One worker a core that may be used, fewer where their memory would not fit; never none."""
+    cores = usable_threads()
     free = free_memory_gib()
     return cores if free is None else max(1, min(cores, int(SHARE_OF_FREE_MEMORY * free * GIB / bytes_each)))
 
@@ -46,7 +47,7 @@ def map_cases(
 
     Raises whatever ``function`` raises; work not yet begun is then dropped.
     """
-    workers = min(processes or os.cpu_count() or 1, len(items))
+    workers = min(processes or usable_threads(), len(items))
     if workers <= 1:
         for item in track(items, what):
             yield item, function(item)

@@ -17,6 +17,7 @@ PAGES = (
     "containers/README.md",
     "docs/results.md",
     "docs/fidelity.md",
+    "docs/scale.md",
 )
 
 

@@ -29,7 +29,8 @@ from nnunet_box.dataset.forms import SAME_AFFINE_MM, form_problems
 from nnunet_box.dataset.geometry import Geometry
 from nnunet_box.dataset.metaimage import open_metaimage
 from nnunet_box.dataset.streaming import read_slabs, save_slabs
-from nnunet_box.dataset.volumes import NIFTI_SUFFIXES, check_gzip, read_header, save_nifti, stored_type
+from nnunet_box.dataset.untrusted import check_gzip
+from nnunet_box.dataset.volumes import NIFTI_SUFFIXES, read_header, save_nifti, stored_type
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import link_or_copy, write_json
 from nnunet_box.parallel import map_cases, workers_that_fit

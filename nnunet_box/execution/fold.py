@@ -14,7 +14,7 @@ from nnunet_box.dataset.splits import Fold, load_or_make_folds
 from nnunet_box.dataset.volumes import write_labels_like
 from nnunet_box.disk import disk_errors
 from nnunet_box.errors import UsageError
-from nnunet_box.evaluation.summary import summarise_pairs, summary_dice, write_summary
+from nnunet_box.evaluation.summary import read_summary, summarise_pairs, summary_dice, write_summary
 from nnunet_box.execution.folds import (
     fold_inputs,
     fold_key,
@@ -78,7 +78,7 @@ def train_fold(
                     f"{settings.configuration} --fold {settings.fold} --restart, which throws it away."
                 )
             _train_and_validate(workspace, dataset, plan, folds[settings.fold], settings, previous, resume)
-        dice = summary_dice(read_json(folder / VALIDATION / "summary.json"))
+        dice = summary_dice(read_summary(folder / VALIDATION / "summary.json"))
     say(f"{name}: mean foreground Dice {dice:.4f}")
     return dice
 
@@ -159,7 +159,7 @@ def _keep_predictions_of(folder: Path, key: str) -> None:
 
 
 def _content(file: Path) -> str | None:
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
 
 
 def validate_fold(

@@ -24,7 +24,13 @@ from nnunet_box.planning.plan import Plan, load_plan
 from nnunet_box.planning.planner import make_plan
 from nnunet_box.planning.variant import split_model_name
 from nnunet_box.preprocessing.fingerprint import extract_fingerprint, write_fingerprint
-from nnunet_box.preprocessing.pipeline import PreparedCase, case_placement, prepare_case, same_grid
+from nnunet_box.preprocessing.pipeline import (
+    PreparedCase,
+    case_placement,
+    check_enlargement,
+    prepare_case,
+    same_grid,
+)
 from nnunet_box.preprocessing.previous_stage import has_previous, labels_on_grid, write_previous
 from nnunet_box.preprocessing.store import IMAGE, has_case, write_case
 from nnunet_box.progress import say
@@ -242,7 +248,7 @@ def _fill(
         stores = [store for store in stores if not is_done(store.folder, store.key)]
         for store in stores:
             marker = store.folder / "key"
-            if not (marker.is_file() and marker.read_text(encoding="utf-8") == store.key):
+            if not (marker.is_file() and marker.read_text(encoding="utf-8", errors="replace") == store.key):
                 if store.folder.is_dir():
                     remove_folder(store.folder)
                 write_text(marker, store.key)
@@ -285,6 +291,9 @@ def _fill_part(
 def _store_case(job: Job, plan: Plan) -> str:
     case, label, targets = job
     image, labels, geometry = read_labelled(case, label, set(plan.labels))
+    check_enlargement(
+        case.reference_file, image.shape[1:], geometry.spacing, (plan.configurations[entry] for entry in targets)
+    )
     prepared: PreparedCase | None = None
     before = None
     for entry, folder in targets.items():

@@ -31,7 +31,7 @@ from nnunet_box.inference.kept import KEPT_BYTES, KeptNetworks
 from nnunet_box.inference.mounts import check_image_file, check_readable, check_writable, unreadable
 from nnunet_box.inference.stopping import Stopped
 from nnunet_box.inference.timing import FirstWindow
-from nnunet_box.preprocessing.pipeline import PreparedCase
+from nnunet_box.preprocessing.pipeline import PreparedCase, check_enlargement
 from nnunet_box.progress import say, track
 from nnunet_box.temporary import sweep_left
 
@@ -312,6 +312,11 @@ def _labels(predictor: Predictor, case: SourceCase, kept: Path | None) -> tuple[
         nonlocal shape
         image, geometry = _read(case, len(predictor.bundle.channel_names))
         read, shape = time.monotonic(), image.shape[1:]
+        try:
+            used = predictor.bundle.plan.configurations.values()
+            check_enlargement(case.reference_file, shape, geometry.spacing, used)
+        except InvalidData as error:
+            raise _CaseProblem(error) from error
         return predictor.prepared(image, geometry.spacing), read
 
     try:

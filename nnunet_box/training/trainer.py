@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from torch import Tensor
 from nnunet_box.cpus import usable_threads
 from nnunet_box.dataset.splits import Fold
 from nnunet_box.disk import tell_if_tight
-from nnunet_box.errors import NnboxError, UsageError
-from nnunet_box.files import write_text
+from nnunet_box.errors import InvalidData, NnboxError, UsageError
 from nnunet_box.inference.torch_runtime import choose_device
 from nnunet_box.interrupts import Interrupted, patient
 from nnunet_box.network.unet import UNet, for_device
@@ -35,13 +33,17 @@ from nnunet_box.training.budget import (
     seconds_a_sample,
 )
 from nnunet_box.training.checkpoint import (
+    AGAIN,
+    STATE,
     checkpoint_state,
     load_checkpoint,
+    restored,
     save_checkpoint,
     save_weights,
     training_bytes,
 )
 from nnunet_box.training.optimisation import CLIP_NORM, clips, make_optimiser
+from nnunet_box.training.run_log import LOG, Progress, write_log
 from nnunet_box.training.schedule import BudgetSchedule
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.step import TrainingStep
@@ -54,21 +56,6 @@ SAVES_AT_MOST = 0.05
 MOST_INTERVALS = 10
 """Of ``checkpoint_seconds`` that may pass between two checkpoints for that reason."""
 WEIGHTS = "weights.safetensors"
-
-
-@dataclass
-class Progress:
-    """What a run has come to. batch_size and batches_per_epoch are the plan's unless a budget changed them. losses,
-    epoch_seconds: of the epoch that has begun.
-    """
-
-    batch_size: int
-    batches_per_epoch: int
-    epoch: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    epoch_seconds: float = 0.0
 
 
 class Trainer:
@@ -299,7 +286,7 @@ class Trainer:
             "seconds": seconds,
         }
         self.progress.history.append(line)
-        write_log(self.folder / "log.jsonl", self.progress.history)
+        write_log(self.folder / LOG, self.progress.history)
         say(
             f"{self.settings.model} fold {self.settings.fold} epoch {self.progress.epoch}: loss {loss:.4f}, "
             f"validation Dice {overlap:.3f}, rate {rate:.1e}, {self._time_left(seconds)}"
@@ -327,26 +314,25 @@ class Trainer:
 
     def _restore(self) -> None:
         state = checkpoint_state(self.checkpoint)
-        if state["settings"] != self.settings.identity():
+        if state.get("settings") != self.settings.identity():
             raise UsageError(
-                f"{self.checkpoint} is of a run with other settings ({state['settings']}); use them, or --restart."
+                f"{self.checkpoint} is of a run with other settings ({state.get('settings')}); use them, or --restart."
             )
-        if ("seconds" in state["schedule"]) != isinstance(self.schedule, BudgetSchedule):
+        schedule = restored(dict[str, Any], state.get("schedule"), self.checkpoint, "schedule")
+        if ("seconds" in schedule) != isinstance(self.schedule, BudgetSchedule):
             raise UsageError(
                 f"{self.checkpoint}: one of the two runs has a --budget and the other none; use the same, or --restart."
             )
-        load_checkpoint(self.checkpoint, self.network, self.optimizer)
-        kept = dict(state["schedule"])
         # A longer run than first asked for is a fair wish.
-        for name in ("most_epochs", "seconds", "peak"):
-            kept.pop(name, None)
-        self.schedule = replace(self.schedule, **kept)
-        self.progress = Progress(**state["progress"])
-        write_log(self.folder / "log.jsonl", self.progress.history)
+        asked = {
+            name: value for name, value in asdict(self.schedule).items() if name in ("most_epochs", "seconds", "peak")
+        }
+        self.schedule = restored(type(self.schedule), schedule | asked, self.checkpoint, "schedule")
+        self.progress = restored(Progress, state.get("progress"), self.checkpoint, "progress")
+        if len(self.progress.losses) > self.progress.batches_per_epoch:
+            expected = f"losses of at most {self.progress.batches_per_epoch} batches"
+            raise InvalidData(self.checkpoint / STATE, expected, f"{len(self.progress.losses)}", AGAIN)
+        load_checkpoint(self.checkpoint, self.network, self.optimizer)
+        write_log(self.folder / LOG, self.progress.history)
         begun = f" and {len(self.progress.losses)} batches" if self.progress.losses else ""
         say(f"Continuing after epoch {self.progress.epoch}{begun}")
-
-
-def write_log(file: Path, history: list[dict[str, Any]]) -> None:
-    """One line an epoch, as the run knows them: those of a killed run after its checkpoint are done again."""
-    write_text(file, "".join(json.dumps(line) + "\n" for line in history))

@@ -264,6 +264,13 @@ def test_workers_of_all_pools_come_from_one_server() -> None:
     assert os.getpid() not in parents
 
 
+def test_workers_are_as_many_as_the_cores_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler gives a job a few of a machine's cores."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert {parent for _, parent in map_cases(_parent, [1, 2, 3], "parents")} == {os.getppid()}, "in this process"
+
+
 def _note(number: int, folder: Path) -> int:
     (folder / str(number)).write_text("begun")
     time.sleep(0.02)

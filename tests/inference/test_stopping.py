@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from front_end_samples import make_model, record_of, write_image
 
-from nnunet_box.dataset.volumes import check_gzip
+from nnunet_box.dataset.untrusted import check_gzip
 from nnunet_box.temporary import TEMPORARY_MARK
 
 MOST_SECONDS = 5
