@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nnunet_box.disk import disk_errors
 from nnunet_box.progress import say
 
 LOOK_EVERY_SECONDS = 0.5
@@ -43,12 +44,14 @@ def held(file: Path, what: str) -> Iterator[None]:
         finally:
             _held[file] -= 1
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    with disk_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         if _taken(descriptor, file):
             _held[file] = 1
-            _sign(descriptor, what)
+            with disk_errors(file):
+                _sign(descriptor, what)
         yield
     finally:
         _held.pop(file, None)

@@ -11,11 +11,13 @@ import runpy
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,16 @@ def load_libraries() -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
     assert threading.active_count() == len(list(Path("/proc/self/task").iterdir())) == 1, "a fork copies one thread"
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder. Not ``tempfile.TemporaryDirectory``: a process that is forked off would delete it as well."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 def start(argv: tuple[str, ...], folder: Path, output: Path, kill: Mapping[str, Any] | None = None) -> int:

@@ -14,13 +14,12 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from chain_stages import STAGES, Stage, copy_state, differences, load_libraries, manifest, run
+from chain_stages import STAGES, Stage, copy_state, differences, load_libraries, manifest, run, scratch_folder
 from kill_chain import Calm, Chain
 
 DISK_BYTES = 256 << 20
@@ -54,7 +53,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,8 @@ def main() -> int:
     load_libraries()
     names = given.stages.split(",") if given.stages else [stage.name for stage in STAGES]
     results = []
-    with tempfile.TemporaryDirectory(prefix="nnbox-disk-") as scratch, small_disk(Path(scratch) / "disk") as disk:
-        chain = Chain(disk, [stage for stage in STAGES if stage.name in names], Path(scratch) / "words.txt")
+    with scratch_folder("nnbox-disk-") as scratch, small_disk(scratch / "disk") as disk:
+        chain = Chain(disk, [stage for stage in STAGES if stage.name in names], scratch / "words.txt")
         for one in starve_all(chain, chain.calm(), [float(share) for share in given.shares.split(",")]):
             results.append(one)
             ended = "; ".join(one.problems) or ("refused, then finished" if one.failed else "fitted")

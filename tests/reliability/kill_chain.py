@@ -14,7 +14,6 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from chain_stages import (
     make_download,
     manifest,
     run,
+    scratch_folder,
     start,
     wait,
     wait_until_gone,
@@ -207,8 +207,8 @@ def main() -> int:
     parser.add_argument("--stages", help="Comma-separated; all by default. The first ones: each needs those before it.")
     given = parser.parse_args()
     load_libraries()
-    with tempfile.TemporaryDirectory(prefix="nnbox-kills-") as scratch:
-        folder = (given.folder or Path(scratch)).resolve()
+    with scratch_folder("nnbox-kills-") as scratch:
+        folder = (given.folder or scratch).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         names = given.stages.split(",") if given.stages else [stage.name for stage in STAGES]
         chain = Chain(folder, [stage for stage in STAGES if stage.name in names])

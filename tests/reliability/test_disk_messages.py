@@ -12,6 +12,7 @@ from nnunet_box import disk
 from nnunet_box.disk import disk_errors, in_units, tell_if_tight
 from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.files import continue_beside, fill_beside, write_beside
+from nnunet_box.locks import held
 
 RUST = "Error while serializing: I/O error: No space left on device (os error 28)"
 
@@ -91,3 +92,18 @@ def test_told_beforehand(tmp_path, capsys):
 )
 def test_units(count, text):
     assert in_units(count) == text
+
+
+def test_a_disk_too_full_for_a_locks_signature(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with (
+            pytest.raises(NnboxError, match=r"a\.lock: could not be written \(No space left"),
+            held(tmp_path / "a.lock", "a"),
+        ):
+            pass
+    with held(tmp_path / "a.lock", "a"):
+        pass
