@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from nnunet_box.errors import InvalidData
+from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.evaluation.postprocessing import Postprocessing
 from nnunet_box.files import read_json, write_beside, write_json
 from nnunet_box.inference.ensemble import Member
+from nnunet_box.planning.fingerprint import describe_errors
 from nnunet_box.planning.plan import Plan
-from nnunet_box.planning.variant import VARIANTS, model_name, split_model_name
+from nnunet_box.planning.variant import VARIANTS, model_name, recipe, split_model_name
 
 BUNDLE_FILE = "bundle.json"
+NOT_OURS = "This bundle is not ours; do not use it."
 
 
 class WeightsFile(BaseModel):
@@ -38,7 +40,7 @@ class BundleMember(BaseModel):
 
     configuration: str
     variants: tuple[str, ...] = ()
-    weights: tuple[WeightsFile, ...]
+    weights: Annotated[tuple[WeightsFile, ...], Field(min_length=1)]
     previous_stage: BundleMember | None = None
 
     @property
@@ -96,7 +98,7 @@ class Bundle(BaseModel):
     dataset: str
     challenge: str | None
     plan: Plan
-    members: tuple[BundleMember, ...]
+    members: Annotated[tuple[BundleMember, ...], Field(min_length=1)]
     postprocessing: Postprocessing
     cross_validation_dice: float | None = None
     inference: InferencePart | None = None
@@ -185,7 +187,8 @@ def write_bundle(
     InvalidData: a weights' file is missing.
     NnboxError: the disk is full.
     """
-    with write_beside(folder) as temporary:
+    copied = {file for folds in (weights | (previous_weights or {})).values() for file in folds.values()}
+    with write_beside(folder, sum(file.stat().st_size for file in copied if file.is_file())) as temporary:
         members = []
         for model, folds in weights.items():
             configuration, variants = split_model_name(model)
@@ -255,7 +258,11 @@ def load_bundle(folder: Path, check_weights: bool = False) -> Bundle:
     try:
         bundle = Bundle.model_validate(read_json(file, schema_version=1))
     except ValidationError as error:
-        raise InvalidData(file, "a bundle", str(error), "Build it again: nnbox build-submission bundle.") from error
+        fix = "Build it again: nnbox build-submission bundle."
+        raise InvalidData(file, "a bundle", describe_errors(error), fix) from error
+    stray = sorted({label for step in bundle.postprocessing.steps for label in step} - set(bundle.labels))
+    if stray:
+        raise InvalidData(file, f"postprocessing of labels {sorted(bundle.labels)}", f"{stray}", "Build it again.")
     for stage in bundle.stages:
         if stage.configuration not in bundle.plan.models:
             raise InvalidData(file, f"a plan for {stage.configuration}", "none", "Build the bundle again.")
@@ -267,11 +274,20 @@ def load_bundle(folder: Path, check_weights: bool = False) -> Bundle:
         unknown = sorted(set(stage.variants) - set(VARIANTS))
         if unknown:
             raise InvalidData(file, "variants this version knows", ", ".join(unknown), "Install a newer nnunet_box.")
+        try:
+            recipe(stage.variants)
+        except UsageError as error:
+            raise InvalidData(file, "variants that go together", str(error), "Build the bundle again.") from error
     for entry in bundle.weights_files:
-        path = (Path(folder) / entry.file).resolve()
+        try:
+            path = (Path(folder) / entry.file).resolve()
+            present = path.is_file()
+        except (OSError, RuntimeError, ValueError) as error:
+            # No name a file can have, or a link to itself.
+            raise InvalidData(file, "weights inside the bundle", f"{entry.file!r}", NOT_OURS) from error
         if not path.is_relative_to(Path(folder).resolve()):
-            raise InvalidData(file, "weights inside the bundle", entry.file, "This bundle is not ours; do not use it.")
-        if not path.is_file():
+            raise InvalidData(file, "weights inside the bundle", entry.file, NOT_OURS)
+        if not present:
             raise InvalidData(path, "weights", "no such file", "Copy the whole bundle folder.")
         if check_weights and sha256(path) != entry.sha256:
             raise InvalidData(path, f"sha256 {entry.sha256}", "another", "The file is damaged; copy it again.")

@@ -36,10 +36,6 @@ def exit_code() -> int:
     return COME_BACK if number == BEFORE_A_LIMIT else 128 + number
 
 
-def _raise(number: int, frame: FrameType | None) -> None:
-    raise Interrupted(number)
-
-
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
@@ -56,25 +52,39 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Within the block SIGINT, SIGTERM and SIGUSR1 raise ``Interrupted`` in the main thread, so that what is
-    half-written goes.
+    half-written goes. The same SIGTERM or SIGUSR1 again changes nothing: see ``patient``.
     """
-    with _handled(_raise):
+    noted: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if not _is_echo(number, noted):
+            noted.append(number)
+            raise Interrupted(number)
+
+    with _handled(end):
         yield
+
+
+def _is_echo(number: int, noted: list[int]) -> bool:
+    return number != signal.SIGINT and number in noted
 
 
 @contextmanager
 def patient(what: str) -> Iterator[Callable[[], None]]:
     """Within the block the first signal is only noted, and told of as ``what``; the function yielded raises
-    ``Interrupted`` if there was one. A second signal raises it at once.
+    ``Interrupted`` if there was one. A second signal raises it at once; but a person alone says the same thing twice
+    and means more by it: what a scheduler sends to all processes of a job also arrives by way of their parents.
 
     ``what``: what is done before the end, such as "the checkpoint is written after this batch".
     """
     noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if noted:
-            raise Interrupted(number)
+        if _is_echo(number, noted):
+            return
         noted.append(number)
+        if len(noted) > 1:
+            raise Interrupted(number)
         say(f"{signal.Signals(number).name}: {what}.")
 
     def check() -> None:

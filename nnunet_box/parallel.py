@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nnunet_box.cpus import usable_threads
 from nnunet_box.errors import NnboxError
 from nnunet_box.memory import GIB, free_memory_gib
 from nnunet_box.progress import track
@@ -23,8 +25,8 @@ SHARE_OF_FREE_MEMORY = 0.5
 
 
 def workers_that_fit(bytes_each: float) -> int:
-    """One worker a core, fewer where their memory would not fit; never none."""
-    cores = os.cpu_count() or 1
+    """One worker a core that may be used, fewer where their memory would not fit; never none."""
+    cores = usable_threads()
     free = free_memory_gib()
     return cores if free is None else max(1, min(cores, int(SHARE_OF_FREE_MEMORY * free * GIB / bytes_each)))
 
@@ -45,7 +47,7 @@ def map_cases(
 
     Raises whatever ``function`` raises; work not yet begun is then dropped.
     """
-    workers = min(processes or os.cpu_count() or 1, len(items))
+    workers = min(processes or usable_threads(), len(items))
     if workers <= 1:
         for item in track(items, what):
             yield item, function(item)
@@ -58,7 +60,7 @@ def map_cases(
     # Workers read these when they load numpy; two levels of threads would only fight over the cores.
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
-        with ProcessPoolExecutor(workers, mp_context=_context([_module_of(function), *preload])) as pool:
+        with ProcessPoolExecutor(workers, _context([_module_of(function), *preload]), end_with_parent) as pool:
             futures = {pool.submit(function, item): item for item in items}
             try:
                 for future in track(as_completed(futures), what, total=len(futures)):
@@ -78,6 +80,24 @@ def map_cases(
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def end_with_parent() -> None:
+    """In a worker process: end as soon as the process that wants its results is gone, even where it was killed.
+
+    Left alone, a worker would finish what it was given, writing where the next run writes, and then wait for ever.
+    """
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="nnbox-parent", daemon=True).start()
 
 
 def _module_of(function: Callable[..., Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ PODMAN_SOCKETS = (
     "/run/podman/podman.sock",
     f"/run/user/{os.getuid()}/podman/podman.sock",
 )
+SLURM_CONFIGURATION = "/run/nnbox-slurm/slurm.conf"
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_DATA_PLACES = (REPOSITORY / "shared" / "data", REPOSITORY.parent / "shared" / "data")
 
@@ -31,8 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-podman", action="store_true", help="Fail podman tests, instead of skipping, without Podman."
     )
+    parser.addoption("--require-ray", action="store_true", help="Fail Ray's tests, instead of skipping, without Ray.")
     parser.addoption(
         "--wheelhouse", type=Path, default=None, help="Folder of wheels for docker tests; fetched with pip by default."
+    )
+    parser.addoption(
+        "--require-slurm", action="store_true", help="Fail the tests of a real Slurm, instead of skipping, without one."
     )
     parser.addoption("--base-image", default="nnbox-base:bookworm", help="Base image of docker tests that build one.")
 
@@ -72,6 +78,32 @@ def podman_host(config: pytest.Config) -> str | None:
     sockets = (f"unix://{path}" for path in PODMAN_SOCKETS if os.access(path, os.R_OK | os.W_OK))
     host = chosen or next(sockets, None)
     return host if host is not None and engine_problem(host) is None else None
+
+
+@functools.cache
+def slurm_problem() -> str | None:
+    """Why no Slurm answers, the one ``SLURM_CONF`` names or that of ``.ci/slurm.sh``; None where one does."""
+    if "SLURM_CONF" not in os.environ and Path(SLURM_CONFIGURATION).is_file():
+        os.environ["SLURM_CONF"] = SLURM_CONFIGURATION
+    try:
+        asked = subprocess.run(["sinfo", "--noheader", "--format=%G"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if asked.returncode:
+        return asked.stderr.strip()
+    return None if "gpu" in asked.stdout else "it has no GPUs"
+
+
+@pytest.fixture(scope="session")
+def real_slurm(request: pytest.FixtureRequest) -> None:
+    """A Slurm answers, and the environment says which."""
+    problem = slurm_problem()
+    if problem is None:
+        return
+    message = f"no Slurm answers ({problem}): .ci/slurm.sh starts one"
+    if request.config.getoption("--require-slurm"):
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

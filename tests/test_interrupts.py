@@ -32,3 +32,23 @@ def test_the_first_signal_waits_for_a_good_moment_and_the_second_does_not(capsys
         with pytest.raises(Interrupted):
             os.kill(os.getpid(), signal.SIGUSR1)
             pytest.fail("the outer block no longer handles signals")
+
+
+def test_a_signal_that_arrives_twice_is_an_echo_but_for_a_persons(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Interrupted), patient("the batch is finished") as check:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert capsys.readouterr().err.count("the batch is finished") == 1
+        check()
+    with pytest.raises(Interrupted), patient("the batch is finished"):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("a person who says it twice means it")
+    cleaned = []
+    with pytest.raises(Interrupted), ended_by_signals():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            cleaned.append(True)
+    assert cleaned

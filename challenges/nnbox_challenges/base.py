@@ -5,6 +5,7 @@ An adapter subclasses ``Adapter``, declares its facts and writes ``recognise``, 
 
 from __future__ import annotations
 
+import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,13 +15,23 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nnbox_challenges.conversion import FILE_ENDING, Job, convert_cases, link_shared_images
+from nnbox_challenges.conversion import (
+    FILE_ENDING,
+    Job,
+    bytes_left,
+    conversion_key,
+    convert_cases,
+    link_shared_images,
+)
 from nnunet_box.dataset.cases import CasesFile, SourceCase
 from nnunet_box.dataset.challenge import ChallengeFacts, ChallengeOption, Recognition, SubmissionPart
 from nnunet_box.dataset.volumes import write_labels_like
+from nnunet_box.disk import tell_if_tight
 from nnunet_box.errors import InvalidData
-from nnunet_box.files import continue_beside, save_json, sweep_stale
+from nnunet_box.files import continue_beside, remove_partial, save_json
 
+CONVERTED = "converted.json"
+"""What a data set was converted from: file in its folder."""
 __all__ = ["FILE_ENDING", "Adapter"]
 
 
@@ -87,10 +98,10 @@ class Adapter(ABC):
         NnboxError: the disk is full or the folder cannot be written.
         """
         labels = _declared(recognition)
-        sweep_stale(destination)
-        with continue_beside(destination) as (content, notes):
-            plan = [("train", case) for case in recognition.training] + [("test", case) for case in recognition.test]
-            jobs = [Job(case, split, tuple(labels), recognition.root, content, notes) for split, case in plan]
+        jobs: list[Job] = []
+        with continue_beside(destination, lambda: bytes_left(jobs)) as (content, notes):
+            jobs += self._jobs(recognition, content, notes)
+            tell_if_tight(destination.parent, bytes_left(jobs), f"Converting {recognition.dataset_name}")
             records = convert_cases(jobs, f"Converting {recognition.dataset_name}", workers)
             link_shared_images(content, records)
             for name in self.kept_files:
@@ -101,8 +112,31 @@ class Adapter(ABC):
                 challenge=self.name, source=str(recognition.root), splits=recognition.splits, cases=records
             )
             save_json(content / "cases.json", cases.model_dump(mode="json"))
+            save_json(content / CONVERTED, self._made_from(recognition, jobs))
             # Last: a folder with a dataset.json is a data set.
             save_json(content / "dataset.json", self._dataset_json(recognition, labels))
+
+    def is_converted(self, recognition: Recognition, destination: Path) -> bool:
+        """Whether ``destination`` is what ``convert`` would make of it now; what was left beside it goes then."""
+        jobs = self._jobs(recognition, destination, destination)
+        try:
+            found = json.loads((destination / CONVERTED).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        files = [file for job in jobs for file in job.files]
+        if found != self._made_from(recognition, jobs) or not all(file.is_file() for file in files):
+            return False
+        remove_partial(destination)
+        return True
+
+    def _jobs(self, recognition: Recognition, content: Path, notes: Path) -> list[Job]:
+        plan = [("train", case) for case in recognition.training] + [("test", case) for case in recognition.test]
+        labels = tuple(_declared(recognition))
+        return [Job(case, split, labels, recognition.root, content, notes) for split, case in plan]
+
+    def _made_from(self, recognition: Recognition, jobs: Sequence[Job]) -> dict[str, Any]:
+        named = (self.name, recognition.dataset_name, recognition.splits, recognition.channel_names)
+        return {"schema_version": 1, "key": conversion_key(named, jobs)}
 
     def _dataset_json(self, recognition: Recognition, labels: dict[int, str]) -> dict[str, Any]:
         return {

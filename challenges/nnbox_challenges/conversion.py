@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -28,7 +29,8 @@ from nnunet_box.dataset.forms import SAME_AFFINE_MM, form_problems
 from nnunet_box.dataset.geometry import Geometry
 from nnunet_box.dataset.metaimage import open_metaimage
 from nnunet_box.dataset.streaming import read_slabs, save_slabs
-from nnunet_box.dataset.volumes import NIFTI_SUFFIXES, check_gzip, read_header, save_nifti, stored_type
+from nnunet_box.dataset.untrusted import check_gzip
+from nnunet_box.dataset.volumes import NIFTI_SUFFIXES, read_header, save_nifti, stored_type
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import link_or_copy, write_json
 from nnunet_box.parallel import map_cases, workers_that_fit
@@ -71,9 +73,13 @@ class Job:
         """One image a channel, unless it is another case's (see ``link_shared_images``); then the label where there is
         one.
         """
+        return self.files if self.case.image_of is None else self.files[len(self.case.channels) :]
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of the case, written or linked."""
         images = image_files(self.content, self.case.id, self.split, len(self.case.channels))
-        label = [] if self.label is None else [self.content / "labelsTr" / f"{self.case.id}{FILE_ENDING}"]
-        return (images if self.case.image_of is None else []) + label
+        return images + ([] if self.label is None else [self.content / "labelsTr" / f"{self.case.id}{FILE_ENDING}"])
 
     @property
     def note(self) -> Path:
@@ -86,6 +92,17 @@ class Job:
         stamps = [(str(part), part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
         key = {"version": __version__, "split": self.split, "declared": self.declared, "sources": stamps}
         return json.loads(json.dumps({**key, "case": asdict(self.case)}, default=str))
+
+
+def conversion_key(named: Sequence[object], jobs: Sequence[Job]) -> str:
+    """What says that a conversion would give other files: the cases' keys. named: what else stands in the data set."""
+    facts = json.dumps([*named, *(job.key for job in jobs)], sort_keys=True, default=str)
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def bytes_left(jobs: Sequence[Job]) -> float:
+    """About what the cases that are not finished will take: what their sources do."""
+    return sum(file.stat().st_size for job in jobs if not job.note.is_file() for file in job.sources if file.is_file())
 
 
 def _stored_in(file: Path) -> list[Path]:

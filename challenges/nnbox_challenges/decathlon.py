@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class Decathlon(Adapter):
 
         Raises
         ------
-        InvalidData: no images, or an image with another number of channels.
+        InvalidData: no images, or none with as many channels.
         """
         folder = require_folder(folder)
         images = _images_ts(folder)
@@ -105,15 +106,19 @@ class Decathlon(Adapter):
                 found,
                 "Give the task's folder.",
             )
+        found_channels: dict[Path, int] = {}
         for file in files:
-            found_channels = read_header(file)[1]
-            if found_channels != channels:
-                raise InvalidData(
-                    file,
-                    f"{channels} channel{'s' * (channels > 1)}",
-                    f"{found_channels}",
-                    "Give the images of the task the model was trained on.",
-                )
+            # One that cannot be read, or is no image of this task, is told when it is predicted, and the others are.
+            with suppress(InvalidData):
+                found_channels[file] = read_header(file)[1]
+        if found_channels and channels not in found_channels.values():
+            file, count = next(iter(found_channels.items()))
+            raise InvalidData(
+                file,
+                f"{channels} channel{'s' * (channels > 1)}",
+                f"{count}",
+                "Give the images of the task the model was trained on.",
+            )
         return tuple(_case(file, channels, None) for file in files)
 
     def submission(self, test_folder: Path) -> tuple[SubmissionPart, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 from nnbox_challenges.base import Adapter
 from nnbox_challenges.layout import plain_cases, require_folder
 from nnbox_challenges.lits_layout import Found, find_files, numbered, repair_of
-from nnunet_box.dataset.cases import ChannelFile, SourceCase
+from nnunet_box.dataset.cases import ChannelFile, Repair, SourceCase
 from nnunet_box.dataset.challenge import ChallengeFacts, Recognition, SubmissionForm, TaskFacts
 from nnunet_box.errors import InvalidData
 
@@ -111,13 +111,18 @@ class Lits(Adapter):
         )
 
     def _case(self, case_id: str, volume: Path, output_name: str, segmentation: Path | None = None) -> SourceCase:
+        try:
+            repair = repair_of(volume, segmentation, self.spacings.get(case_id))
+        except InvalidData:
+            # Whoever reads the case is told, and can go on with the others.
+            repair = Repair()
         return SourceCase(
             id=case_id,
             group=case_id,
             channels=(ChannelFile(volume),),
             label=segmentation,
             output_name=output_name,
-            repair=repair_of(volume, segmentation, self.spacings.get(case_id)),
+            repair=repair,
         )
 
 

@@ -162,7 +162,14 @@ class Promise12(Adapter):
 
 def _case(case: Found, with_label: bool) -> SourceCase:
     assert case.image is not None
-    image = open_metaimage(case.image)
+    try:
+        image = open_metaimage(case.image)
+    except InvalidData:
+        if with_label:
+            raise
+        # Predicting it says so, and does the others.
+        file = (ChannelFile(case.image),)
+        return SourceCase(case.id, case.id, file, output_name=f"{case.name}.mhd", facts={"part": case.part})
     if with_label and case.reference is None:
         raise InvalidData(
             case.image.with_name(f"{case.name}_segmentation.mhd"),

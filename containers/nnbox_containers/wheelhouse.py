@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from packaging.version import InvalidVersion, Version
 
 from nnbox_containers.own_wheel import DISTRIBUTION, own_wheel
 from nnunet_box.errors import InvalidData, NnboxError, UsageError
-from nnunet_box.files import TEMPORARY_MARK, write_beside
+from nnunet_box.files import write_beside
 from nnunet_box.progress import say, track
+from nnunet_box.temporary import sweep_left, temporary_place
 
 # What runs inside every image: prediction and an adapter. Training, the command line and the report stay outside.
 INFERENCE = ("numpy", "nibabel", "pydantic", "safetensors", "connected-components-3d")
@@ -233,12 +233,13 @@ def _require_adapter(folder: Path, adapter: str, missing: list[Pin]) -> None:
 
 def _fetch(folder: Path, pin: Pin) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=TEMPORARY_MARK) as scratch:
+    sweep_left(folder)
+    with temporary_place(folder, "wheel") as scratch:
         # The exact version, local part included: 2.13.0+cpu and 2.13.0 are different programs.
-        options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", scratch]
+        options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(scratch)]
         command = [sys.executable, "-m", "pip", "download", *options, str(pin)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no shell; names of installed packages
-        fetched = sorted(Path(scratch).glob("*.whl"))
+        fetched = sorted(scratch.glob("*.whl"))
         if done.returncode != 0 or len(fetched) != 1:
             said = " / ".join(done.stderr.strip().splitlines()[-SHOWN_PIP_LINES:]) or "no wheel came"
             raise NnboxError(

@@ -199,7 +199,8 @@ def bundle(
     paths, opened = open_dataset(workspace, dataset)
     bundle_dataset(paths, opened)
     if output is not None:
-        with write_beside(output) as temporary:
+        size = sum(file.stat().st_size for file in paths.bundle.rglob("*") if file.is_file())
+        with write_beside(output, size) as temporary:
             shutil.copytree(paths.bundle, temporary)
     typer.echo(str(output or paths.bundle))
     say(f"Next: nnbox build-submission image {output or opened.name}")

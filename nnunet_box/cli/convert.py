@@ -69,7 +69,7 @@ def convert(
     """Turn a challenge's download into an nnU-Net v2 raw data set.
 
     Every file is read and checked on the way. The data set appears whole or not at all; an interrupted conversion goes
-    on where it was.
+    on where it was, and one that is finished is left as it is.
 
     Example: nnbox convert --challenge acdc ACDC/database
     """
@@ -77,7 +77,7 @@ def convert(
     from dataclasses import replace
 
     from nnunet_box.cli.common import challenge_options
-    from nnunet_box.dataset.challenge import load_challenge
+    from nnunet_box.dataset.challenge import KnowsItsConversions, load_challenge
     from nnunet_box.dataset.untrusted import check_source
     from nnunet_box.errors import UsageError
 
@@ -90,10 +90,15 @@ def convert(
     if splits is not None:
         recognition = _with_splits(recognition, splits, workspace)
     destination = workspace / "datasets" / recognition.dataset_name
-    _refuse_overwriting(destination, overwrite)
+    done = not overwrite and isinstance(adapter, KnowsItsConversions) and adapter.is_converted(recognition, destination)
+    if not done:
+        _refuse_overwriting(destination, overwrite)
     for message in recognition.messages:
         say(f"{challenge}: {message}")
-    adapter.convert(recognition, destination, workers)
+    if done:
+        say(f"{destination} was converted from these files before.")
+    else:
+        adapter.convert(recognition, destination, workers)
     result = {
         "dataset": recognition.dataset_name,
         "folder": str(destination),

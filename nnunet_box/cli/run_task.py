@@ -17,9 +17,10 @@ def register(app: typer.Typer) -> None:
 def run_task(
     task: Annotated[str, typer.Argument(help="Its name in the graph.")],
     argv: Annotated[list[str], typer.Argument(help="After --: the nnbox command.")],
-    dataset: Annotated[str, typer.Option("--dataset")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Whose graph it is of.")],
     key: Annotated[str, typer.Option("--key", help="Of what its result follows from.")],
     cores: Annotated[str | None, typer.Option("--cores", help="0,1: the only ones it may use.")] = None,
+    job: Annotated[str | None, typer.Option("--job", help="slurm:17: whose job this is, and its id.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Run a task of nnbox train-all, with its output in a log and its fate in a record."""
@@ -27,4 +28,6 @@ def run_task(
     from nnunet_box.workspace import Workspace
 
     bound = None if cores is None else [int(core) for core in cores.split(",")]
-    raise typer.Exit(running.run_task(Workspace(workspace, dataset), task, key, argv, bound))
+    scheduler, _, number = (job or "").partition(":")
+    known = (scheduler, number) if number else None
+    raise typer.Exit(running.run_task(Workspace(workspace, dataset), task, key, argv, bound, known))

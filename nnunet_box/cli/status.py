@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import typer
 
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, JsonOption, WorkspaceOption
+
+if TYPE_CHECKING:
+    from nnunet_box.execution.records import State
 
 
 def register(app: typer.Typer) -> None:
@@ -25,15 +30,25 @@ def status(
     from rich.console import Console
 
     from nnunet_box.cli.common import open_dataset
+    from nnunet_box.execution import slurm
     from nnunet_box.execution.display import task_table
     from nnunet_box.execution.graph import last_graph
+    from nnunet_box.execution.ray_cluster import RAY, queued
     from nnunet_box.execution.records import describe_failure, states
     from nnunet_box.execution.schedule import Walk
+    from nnunet_box.execution.slurm_script import SLURM
     from nnunet_box.execution.timeleft import seconds_left
 
     paths, opened = open_dataset(workspace, dataset)
     tasks = last_graph(paths, opened)
-    found = states(paths, tasks)
+    known: dict[str, slurm.Job] = {}
+
+    def slurm_jobs() -> dict[str, str]:
+        known.update(slurm.known_jobs(paths, tasks))
+        return slurm.job_states(known)
+
+    found = states(paths, tasks, {SLURM: slurm_jobs, RAY: lambda: queued(paths, tasks)})
+    remarks = slurm.remarks(paths, tasks, found, known)
     at_once = max(1, sum(state == "running" for state in found.values()))
     if as_json:
         each, together = seconds_left(paths, tasks, found, at_once)
@@ -41,7 +56,7 @@ def status(
             "dataset": opened.name,
             "training_cases": len(opened.cases),
             "planned": paths.plan.is_file(),
-            "tasks": [{"task": t.name, "state": found[t.name], "seconds_left": each.get(t.name)} for t in tasks],
+            "tasks": [_task_facts(t.name, found, each.get(t.name), remarks) for t in tasks],
             "networks": [
                 {"configuration": t.settings.configuration, "fold": t.settings.fold, "state": found[t.name]}
                 for t in tasks
@@ -59,7 +74,24 @@ def status(
         console.print(f"not planned yet; nnbox plan {opened.name}")
     else:
         console.print(task_table(paths, Walk(tasks, found), at_once))
+    for line in _by_remark(remarks):
+        console.print(line, markup=False)
     for task in tasks:
         if found[task.name] == "failed":
             console.print(describe_failure(paths, task.name), markup=False)
     console.print(f"bundled: {'yes' if (paths.bundle / 'bundle.json').is_file() else 'no'}")
+
+
+def _task_facts(
+    name: str, found: Mapping[str, State], seconds_left: float | None, remarks: Mapping[str, str]
+) -> dict[str, object]:
+    facts: dict[str, object] = {"task": name, "state": found[name], "seconds_left": seconds_left}
+    return facts | ({"remark": remarks[name]} if name in remarks else {})
+
+
+def _by_remark(remarks: Mapping[str, str]) -> list[str]:
+    """What Slurm says, with the tasks it says it of."""
+    together: dict[str, list[str]] = {}
+    for name, remark in remarks.items():
+        together.setdefault(remark, []).append(name)
+    return [f"Slurm, {remark}: {', '.join(names)}" for remark, names in together.items()]

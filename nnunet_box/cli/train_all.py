@@ -27,8 +27,17 @@ if TYPE_CHECKING:
     from nnunet_box.dataset.dataset import Dataset
     from nnunet_box.execution.graph import Task
     from nnunet_box.execution.request import Request
+    from nnunet_box.execution.slurm_script import SlurmOption
     from nnunet_box.workspace import Workspace
 
+SlurmOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slurm-option",
+        help="slurm: an option of sbatch for all jobs, --time=8:00:00, or for one kind of them, train:--partition=gpu. "
+        "May be repeated.",
+    ),
+]
 EXECUTORS = ("local", "slurm", "ray")
 
 
@@ -62,10 +71,27 @@ def train_all(
     at_once: Annotated[
         int | None,
         typer.Option(
-            "--at-once", min=1, help="local: trainings beside each other; one a GPU by default, one without a GPU."
+            "--at-once",
+            min=1,
+            help="local, ray: trainings beside each other; one a GPU by default, one a machine without a GPU. "
+            "slurm: as many share a budget.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the tasks and their state; run nothing.")] = False,
+    ray_address: Annotated[
+        str, typer.Option("--ray-address", help="ray: the cluster; auto, HOST:PORT or ray://HOST:PORT.")
+    ] = "auto",
+    cpus_per_task: Annotated[
+        int | None,
+        typer.Option(
+            "--cpus-per-task",
+            min=1,
+            help="ray: cores each task takes on its node; by default an even share where there are GPUs, else all.",
+        ),
+    ] = None,
+    slurm_option: SlurmOptions = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the tasks and their state, or Slurm's scripts; run nothing.")
+    ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Plan, preprocess, train every fold of every configuration, select, bundle. Run it again to continue after an
@@ -78,6 +104,7 @@ def train_all(
     from nnunet_box.execution.request import Request
 
     _check_executor(executor)
+    jobs = _slurm_options(executor, slurm_option)
     chosen = _converted(workspace, dataset, challenge, source, challenge_options(option))
     paths, opened = open_dataset(workspace, chosen)
     settings = training_settings(
@@ -98,6 +125,10 @@ def train_all(
     request = Request.of(settings, names(configurations), fold_numbers(folds))
     if executor == "local":
         _locally(paths, opened, request, device, at_once, dry_run)
+    elif executor == "slurm":
+        _on_slurm(paths, opened, request, device, at_once, jobs, dry_run)
+    elif executor == "ray":
+        _on_ray(paths, opened, request, device, at_once, cpus_per_task, ray_address, dry_run)
 
 
 def _check_executor(executor: str) -> None:
@@ -110,8 +141,6 @@ def _check_executor(executor: str) -> None:
 def _locally(
     paths: Workspace, opened: Dataset, request: Request, device: str, at_once: int | None, dry_run: bool
 ) -> None:
-    from nnunet_box.cli.select import print_selection
-    from nnunet_box.evaluation.selection import load_selection
     from nnunet_box.execution.display import shown
     from nnunet_box.execution.graph import prepared_graph
     from nnunet_box.execution.local import LocalExecutor, machine_slots
@@ -126,9 +155,91 @@ def _locally(
         tasks = prepared_graph(paths, opened, request, len(slots))
         with shown(paths, len(slots)) as report:
             walk(paths, tasks, LocalExecutor(paths, slots), report)
+    _print_end(paths, opened)
+
+
+def _on_ray(
+    paths: Workspace,
+    opened: Dataset,
+    request: Request,
+    device: str,
+    at_once: int | None,
+    cpus: int | None,
+    address: str,
+    dry_run: bool,
+) -> None:
+    from nnunet_box.execution.display import shown
+    from nnunet_box.execution.graph import prepared_graph
+    from nnunet_box.execution.ray_cluster import RayExecutor, connected, lock_words, share_of_cluster
+    from nnunet_box.execution.schedule import walk
+    from nnunet_box.locks import held
+
+    with connected(address):
+        share = share_of_cluster(device, cpus)
+        beside = min(share.at_once, at_once or share.at_once)
+        if dry_run:
+            print_tasks(paths, prepared_graph(paths, opened, request, beside, keep=False))
+            return
+        executor = RayExecutor(paths, share, at_once)
+        with held(paths.lock("train-all"), lock_words(paths)):
+            tasks = prepared_graph(paths, opened, request, beside)
+            with shown(paths, beside) as report:
+                walk(paths, tasks, executor, lambda progress: report(executor.told_apart(progress)))
+    _print_end(paths, opened)
+
+
+def _print_end(paths: Workspace, opened: Dataset) -> None:
+    from nnunet_box.cli.select import print_selection
+    from nnunet_box.evaluation.selection import load_selection
+
     print_selection(load_selection(paths.selection))
     typer.echo(str(paths.bundle))
     typer.echo(f"Next: nnbox build-submission image {opened.name}", err=True)
+
+
+def _slurm_options(executor: str, given: list[str] | None) -> list[SlurmOption]:
+    from nnunet_box.errors import UsageError
+    from nnunet_box.execution.slurm_script import parse_option
+
+    if given and executor != "slurm":
+        raise UsageError("--slurm-option needs --executor slurm.")
+    return [parse_option(text) for text in given or ()]
+
+
+def _on_slurm(
+    paths: Workspace,
+    opened: Dataset,
+    request: Request,
+    device: str,
+    at_once: int | None,
+    options: list[SlurmOption],
+    dry_run: bool,
+) -> None:
+    from nnunet_box.errors import UsageError
+    from nnunet_box.execution import slurm
+    from nnunet_box.execution.graph import prepared_graph
+    from nnunet_box.locks import held
+
+    if device.startswith("cuda:"):
+        raise UsageError("--device: Slurm says which GPU a job gets; write cuda.")
+    if dry_run:
+        tasks = prepared_graph(paths, opened, request, at_once or 1, keep=False)
+        known = slurm.queue() if slurm.is_there() else {}
+        typer.echo(slurm.submission_script(paths, slurm.steps(paths, tasks, known), options), nl=False)
+        return
+    slurm.queue()  # Before any planning: it may not be there.
+    with held(paths.lock("train-all"), f"train-all of {opened.name}"):
+        tasks = prepared_graph(paths, opened, request, at_once or 1)
+        steps = slurm.steps(paths, tasks, slurm.queue())
+        sent = slurm.submit(paths, steps, options)
+    for task, job in sent.items():
+        typer.echo(f"{job} {task}")
+    if not steps:
+        typer.echo(str(paths.bundle))
+        typer.echo(f"Everything is done. Next: nnbox build-submission image {opened.name}", err=True)
+        return
+    before = len(steps) - len(sent)
+    typer.echo(f"{len(sent)} jobs submitted, {before} were before. Next: nnbox status {opened.name}", err=True)
 
 
 def print_tasks(paths: Workspace, tasks: list[Task]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from nnunet_box.dataset.geometry import Geometry
 from nnunet_box.dataset.volumes import OpenVolume, Volume, open_volume
@@ -23,6 +23,9 @@ INTEGRAL = 1e-3
 
 SplitRule = Literal["groups", "leave-one-group-out", "nnunet"]
 """How cross-validation folds are made; see ``nnunet_box.dataset.splits``."""
+
+FILE_NAME = r"^[^/\\\x00.][^/\\\x00]*$"
+"""A name of a file that is not hidden, in whatever folder it is put, and nothing else."""
 
 Fusion = Literal["union", "intersection", "staple"]
 """How the labels of several raters become one."""
@@ -116,7 +119,7 @@ class CaseRecord(BaseModel):
     source_images: list[str]
     """Paths below the source folder, one a channel."""
     source_label: str | None = None
-    output_name: str
+    output_name: Annotated[str, Field(pattern=FILE_NAME)]
     image_of: str | None = None
     geometry: Geometry
     """The source's grid, to go back to."""

@@ -164,6 +164,14 @@ class Challenge(Protocol):
 
 
 @runtime_checkable
+class KnowsItsConversions(Challenge, Protocol):
+    """A challenge that can tell a finished conversion from another one: the same command once more is then no error."""
+
+    def is_converted(self, recognition: Recognition, destination: Path) -> bool:
+        """Whether ``destination`` is what ``convert`` would make of it now."""
+
+
+@runtime_checkable
 class HasModes(Challenge, Protocol):
     """A challenge whose scorer has quirks, and that also scores without them. The first mode is the default."""
 

@@ -15,7 +15,8 @@ from nnunet_box.dataset.dataset import Dataset, load_dataset
 from nnunet_box.dataset.findings import Finding
 from nnunet_box.dataset.forms import SAME_AFFINE_MM, form_problems
 from nnunet_box.dataset.splits import FOLDS, check_folds, read_folds
-from nnunet_box.dataset.volumes import Volume, check_gzip, read_header
+from nnunet_box.dataset.untrusted import check_gzip
+from nnunet_box.dataset.volumes import Volume, read_header
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import read_json
 from nnunet_box.progress import track

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from nnunet_box.dataset.cases import CaseRecord, CasesFile, ChannelFile, SourceCase, SplitRule
-from nnunet_box.dataset.volumes import is_volume, strip_suffix
+from nnunet_box.dataset.volumes import NIFTI_SUFFIXES, OTHER_SUFFIXES, is_volume, strip_suffix
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.files import read_json
+
+MOST_LABELS = 256
+"""They are kept as bytes."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +61,21 @@ def load_dataset(folder: Path, report: Report = _refuse) -> Dataset:
     InvalidData: no ``dataset.json``, region labels, a missing channel or label, an image without a label.
     """
     folder = Path(folder)
-    declared = read_json(folder / "dataset.json")
-    channels = tuple(
-        str(name) for _, name in sorted(declared.get("channel_names", {}).items(), key=lambda item: int(item[0]))
-    )
-    if not channels or "labels" not in declared:
-        raise InvalidData(
-            folder / "dataset.json",
-            "channel_names and labels (nnU-Net v2)",
-            f"keys {sorted(declared)}",
-            "Convert the data set: nnbox convert.",
-        )
-    labels = _labels(folder / "dataset.json", declared["labels"])
-    ending = str(declared.get("file_ending", ".nii.gz"))
+    file = folder / "dataset.json"
+    declared = read_json(file)
+    names = declared.get("channel_names") if isinstance(declared, dict) else None
+    if not isinstance(names, dict) or not names or not isinstance(declared.get("labels"), dict):
+        found = f"keys {sorted(declared)}" if isinstance(declared, dict) else type(declared).__name__
+        fix = "Convert the data set: nnbox convert."
+        raise InvalidData(file, "channel_names and labels (nnU-Net v2)", found, fix)
+    if not all(re.fullmatch("[0-9]{1,4}", number) for number in names):
+        raise InvalidData(file, "channel_names by number", f"{sorted(names)[:5]}", "Number the channels from 0.")
+    channels = tuple(str(name) for _, name in sorted(names.items(), key=lambda item: int(item[0])))
+    labels = _labels(file, declared["labels"])
+    ending = declared.get("file_ending", ".nii.gz")
+    if ending not in (*NIFTI_SUFFIXES, *OTHER_SUFFIXES):
+        expected = f"a file_ending of {', '.join((*NIFTI_SUFFIXES, *OTHER_SUFFIXES))}"
+        raise InvalidData(file, expected, f"{ending!r}", "Convert the images to one of these formats.")
     records = _records(folder)
     facts = {record.id: record for record in records.cases} if records else {}
     cases = _folder_cases(folder / "imagesTr", len(channels), ending, folder / "labelsTr", facts, report)
@@ -79,15 +85,14 @@ def load_dataset(folder: Path, report: Report = _refuse) -> Dataset:
 
 
 def _labels(file: Path, declared: dict[str, Any]) -> dict[int, str]:
-    if not all(isinstance(value, int) for value in declared.values()):
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in declared.values()):
         raise InvalidData(
             file, "one integer a label", "regions or an ignore label", "Region-based training is not supported."
         )
     labels = {int(value): str(name) for name, value in declared.items()}
-    if 0 not in labels or sorted(labels) != list(range(len(labels))):
-        raise InvalidData(
-            file, "labels 0 (background), 1, 2, ... without gaps", f"{sorted(labels)}", "Renumber the labels."
-        )
+    if 0 not in labels or sorted(labels) != list(range(len(labels))) or len(labels) > MOST_LABELS:
+        expected = f"labels 0 (background), 1, 2, ... without gaps, at most {MOST_LABELS}"
+        raise InvalidData(file, expected, f"{sorted(labels)[:20]}", "Renumber the labels.")
     return labels
 
 
@@ -99,8 +104,14 @@ def _records(folder: Path) -> CasesFile | None:
         return CasesFile.model_validate(read_json(file, schema_version=1))
     except ValidationError as error:
         raise InvalidData(
-            file, "cases.json as nnbox convert writes it", str(error), "Convert the data set again."
+            file, "cases.json as nnbox convert writes it", _short(error), "Convert the data set again."
         ) from error
+
+
+def _short(error: ValidationError) -> str:
+    first, count = error.errors(include_url=False)[0], error.error_count()
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" + (f", and {count - 1} more" if count > 1 else "")
 
 
 def _folder_cases(

@@ -29,15 +29,19 @@ def form_problems(geometry: Geometry, header: dict[str, Any]) -> list[str]:
         if not np.allclose(np.linalg.norm(srow[:, :3], axis=0)[::-1], geometry.spacing, atol=SAME_AFFINE_MM):
             spacing = " x ".join(f"{value:g}" for value in geometry.spacing[::-1])
             return [f"affine disagreed with pixdim; qform and sform set from pixdim ({spacing} mm along x, y, z)"]
-        if header["qform_code"] > 0 and not np.allclose(_qform(header), srow, atol=SAME_AFFINE_MM):
+        qform = _qform(header) if header["qform_code"] > 0 else None
+        if header["qform_code"] > 0 and (qform is None or not np.allclose(qform, srow, atol=SAME_AFFINE_MM)):
             return ["qform and sform disagreed; both set from sform"]
     return []
 
 
-def _qform(header: dict[str, Any]) -> NDArray[np.float64]:
+def _qform(header: dict[str, Any]) -> NDArray[np.float64] | None:
     """The qform, 3x4 in RAS millimetres, as the NIfTI-1 standard builds it: rotation, ``pixdim``, and a sign for the
-    third axis.
+    third axis; None where the quaternion is longer than 1, and so no rotation.
     """
     zooms = np.asarray(header["pixdim"][1:4]) * (1.0, 1.0, -1.0 if header["pixdim"][0] < 0 else 1.0)
-    rotation = quat2mat(fillpositive(header["quaternion"])) * zooms
+    try:
+        rotation = quat2mat(fillpositive(header["quaternion"])) * zooms
+    except ValueError:
+        return None
     return np.column_stack([rotation, header["qoffset"]])

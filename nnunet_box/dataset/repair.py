@@ -9,7 +9,8 @@ import numpy as np
 from nnunet_box.dataset.cases import SourceCase, read_label
 from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.dataset.forms import SAME_AFFINE_MM, form_problems
-from nnunet_box.dataset.volumes import check_gzip, read_header, read_volume, write_labels_like, write_nifti
+from nnunet_box.dataset.untrusted import check_gzip
+from nnunet_box.dataset.volumes import read_header, read_volume, write_labels_like, write_nifti
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.progress import track
 

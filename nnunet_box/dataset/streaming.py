@@ -9,15 +9,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
 from nnunet_box.dataset.cases import Repair, Slab
 from nnunet_box.dataset.geometry import Geometry
-from nnunet_box.dataset.untrusted import TRAILING
-from nnunet_box.dataset.volumes import NIFTI_SUFFIXES, check_gzip, nifti_image, read_header, read_volume
+from nnunet_box.dataset.untrusted import check_gzip, drain
+from nnunet_box.dataset.volumes import NIFTI_SUFFIXES, nifti_image, open_volume, read_volume
 from nnunet_box.errors import InvalidData
 
 SLAB_BYTES = 4 << 20
@@ -54,12 +53,9 @@ def _planes(shape: tuple[int, ...], itemsize: int) -> int:
 
 
 def _nifti_slabs(path: Path) -> Iterator[Slab]:
-    geometry, channels, _ = read_header(path)
-    image: Any = nibabel.load(path)
-    proxy = image.dataobj
+    opened = open_volume(path)
+    geometry, channels, proxy = opened.geometry, opened.channels, opened.source.dataobj
     dtype, (depth, *plane) = np.dtype(proxy.dtype), geometry.shape
-    if dtype.kind not in "iuf":
-        raise InvalidData(path, "voxels that are one number each", f"{dtype}", "Convert the file to such a type.")
     planes = _planes(geometry.shape, dtype.itemsize)
     compressed = path.name.lower().endswith(".gz")
     try:
@@ -70,11 +66,8 @@ def _nifti_slabs(path: Path) -> Iterator[Slab]:
                     count = min(planes, depth - start)
                     slab = _read(stream, dtype, (count, *plane))
                     yield channel, start, apply_read_scaling(slab, proxy.slope, proxy.inter)
-            rest = 0
-            while compressed and rest <= TRAILING and (chunk := stream.read(SLAB_BYTES)):
-                rest += len(chunk)
-            if rest > TRAILING:
-                check_gzip(path)  # It says how much was claimed.
+            if isinstance(stream, gzip.GzipFile):
+                drain(path, stream)
     except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
         check_gzip(path)
         raise InvalidData(

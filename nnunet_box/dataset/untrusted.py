@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import nibabel
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 
 from nnunet_box.errors import InvalidData
 
@@ -112,13 +113,20 @@ def _claimed(path: Path, stream: IO[bytes] | gzip.GzipFile) -> tuple[int, tuple[
             raise InvalidData(path, "header extensions that end before the voxels", f"one of {size} bytes", AGAIN)
         at += size
         stream.seek(at)
+    try:
+        # By the type, as readers go: bitpix may say less.
+        itemsize = header.get_data_dtype().itemsize
+    except (HeaderDataError, KeyError) as error:
+        found = f"datatype {int(header['datatype'])}"
+        raise InvalidData(path, "a type of voxels that is read", found, "Convert the file to such a type.") from error
     axes = min(max(int(header["dim"][0]), 0), 7)
     shape = tuple(int(length) for length in header["dim"][1 : axes + 1])
-    return int(start) + math.prod(shape) * int(header["bitpix"]) // 8, shape
+    return int(start) + math.prod(max(length, 0) for length in shape) * itemsize, shape
 
 
-def check_nifti_claim(path: Path) -> None:
+def check_nifti_claim(path: Path) -> bool:
     """Refuse a header that claims more voxels than the file can hold, before an array of that size is asked for.
+    Returns whether there is a NIfTI header that claims anything.
 
     Raises
     ------
@@ -126,9 +134,45 @@ def check_nifti_claim(path: Path) -> None:
     """
     claim, size = nifti_claim(path), path.stat().st_size
     if claim is None:
-        return
+        return False
     claimed, shape = claim
     compressed = path.name.lower().endswith(".gz")
     if claimed > (size * MOST_COMPRESSED + TRAILING if compressed else size):
         found = f"data that ends early: a header that claims {claimed} bytes, in a file of {size}"
         raise InvalidData(path, f"voxels of shape {shape}", found, AGAIN)
+    return True
+
+
+def check_gzip(path: Path) -> None:
+    """Read a ``.gz`` to its end, so that its checksum is compared: a file cut after the last voxel, or with a flipped
+    bit, opens. No more is unpacked than its NIfTI header claims.
+
+    Raises
+    ------
+    InvalidData: the stream ends early, fails its checksum, or goes on after its voxels.
+    """
+    if not path.name.lower().endswith(".gz"):
+        return
+    claim = nifti_claim(path) if path.is_file() else None
+    try:
+        within = unpacks_within(path, claim[0] + TRAILING if claim is not None else None)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidData(
+            path, "a whole gzip file", f"{error}", "Copy it again from the download; the copy is incomplete."
+        ) from error
+    if claim is not None and not within:
+        raise InvalidData(path, f"a stream of {claim[0]} bytes, as its header claims", "one that goes on", AGAIN)
+
+
+def drain(path: Path, stream: gzip.GzipFile) -> None:
+    """Read a stream from behind its voxels to its end.
+
+    Raises
+    ------
+    InvalidData: it goes on for longer than it may. OSError, EOFError, zlib.error: damaged.
+    """
+    rest = 0
+    while rest <= TRAILING and (chunk := stream.read(GZIP_CHUNK)):
+        rest += len(chunk)
+    if rest > TRAILING:
+        check_gzip(path)  # It says how much was claimed.

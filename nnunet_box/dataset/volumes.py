@@ -1,8 +1,7 @@
-"""Reading and writing volumes: NIfTI through nibabel, MetaImage and NRRD by the modules of that name."""
+"""Reading and writing volumes, whatever their format; ``nifti``, ``metaimage`` and ``nrrd`` read one each."""
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_box.dataset import metaimage, nrrd
+from nnunet_box.dataset import metaimage, nifti, nrrd
 from nnunet_box.dataset.geometry import Geometry
-from nnunet_box.dataset.untrusted import TRAILING, check_nifti_claim, nifti_claim, unpacks_within
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.files import write_beside
 
@@ -73,7 +71,7 @@ class OpenVolume:
     def header(self) -> dict[str, Any]:
         """``Volume.header``."""
         if self.path.name.lower().endswith(NIFTI_SUFFIXES):
-            return _nifti_facts(self.source, self.geometry)
+            return nifti.facts_of(self.source, self.geometry)
         if self.path.name.lower().endswith(METAIMAGE_SUFFIXES):
             return {"format": self.path.suffix.lower()[1:], "dtype": self.source.dtype.name}
         return {"format": "nrrd"}
@@ -86,7 +84,7 @@ class OpenVolume:
         InvalidData: truncated or corrupt.
         """
         if self.path.name.lower().endswith(NIFTI_SUFFIXES):
-            return _nifti_array(self.path, self.source, self.channels)
+            return nifti.read_voxels(self.path, self.source, self.channels)
         meta = self.path.name.lower().endswith(METAIMAGE_SUFFIXES)
         array = metaimage.read_voxels(self.source) if meta else nrrd.read_voxels(self.path)
         return array if self.channels > 1 or array.ndim == 3 else array[0]
@@ -105,15 +103,16 @@ def open_volume(path: Path) -> OpenVolume:
     if not path.is_file():
         raise InvalidData(path, "a volume", "no such file", "Restore it from the download.")
     if path.name.lower().endswith(NIFTI_SUFFIXES):
-        nifti = _open_nifti(path)
-        return OpenVolume(path, *_nifti_grid(path, nifti), nifti)
+        image = nifti.open_nifti(path)
+        shape, channels = _spatial(path, image.shape)
+        return OpenVolume(path, nifti.geometry_of(path, image, shape), channels, image)
     if path.name.lower().endswith(METAIMAGE_SUFFIXES):
         meta = metaimage.open_metaimage(path)
         _, channels = _spatial(path, meta.size)
         return OpenVolume(path, metaimage.geometry_of(meta), channels, meta)
     reader = nrrd.open_nrrd(path)
     _, channels = _spatial(path, tuple(reader.GetSize()))
-    return OpenVolume(path, nrrd.geometry_of(reader), channels, reader)
+    return OpenVolume(path, nrrd.geometry_of(path, reader), channels, reader)
 
 
 def read_header(path: Path) -> tuple[Geometry, int, dict[str, Any]]:
@@ -138,18 +137,6 @@ def read_volume(path: Path) -> Volume:
     return Volume(opened.voxels(), opened.geometry, opened.header())
 
 
-def _open_nifti(path: Path) -> Any:
-    check_nifti_claim(path)
-    try:
-        image = nibabel.load(path)
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, zlib.error, ValueError) as error:
-        found = f"{path.stat().st_size} bytes that do not open ({error})"
-        raise InvalidData(
-            path, "a NIfTI file", found, "Copy it again from the download; the copy may be incomplete."
-        ) from error
-    return image
-
-
 def _spatial(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], int]:
     """(X, Y, Z[, C]) of a file to ((Z, Y, X), C); trailing axes of length 1 are dropped."""
     while len(shape) > 4 and shape[-1] == 1:
@@ -157,80 +144,6 @@ def _spatial(path: Path, shape: tuple[int, ...]) -> tuple[tuple[int, int, int], 
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise InvalidData(path, "3 axes, or 4 with channels last", f"shape {shape}", "Convert it to a 3-D volume.")
     return (int(shape[2]), int(shape[1]), int(shape[0])), int(shape[3]) if len(shape) == 4 else 1
-
-
-def _nifti_grid(path: Path, image: Any) -> tuple[Geometry, int]:
-    spatial, channels = _spatial(path, image.shape)
-    zooms = _stored_zooms(path, image)
-    if not all(np.isfinite(zooms)) or min(zooms) <= 0:
-        raise InvalidData(
-            path, "positive spacing in pixdim", f"{zooms}", "Set the header's pixdim to the real spacing."
-        )
-    return Geometry.from_affine_ras(spatial, image.affine, (zooms[2], zooms[1], zooms[0])), channels
-
-
-def _nifti_facts(image: Any, geometry: Geometry) -> dict[str, Any]:
-    return {
-        "format": "nifti",
-        "dtype": str(image.header.get_data_dtype()),
-        "qform_code": int(image.header["qform_code"]),
-        "sform_code": int(image.header["sform_code"]),
-        "axes": len(image.shape),
-        "pixdim": [float(value) for value in image.header["pixdim"]],
-        "quaternion": [float(image.header[f"quatern_{axis}"]) for axis in "bcd"],
-        "qoffset": [float(image.header[f"qoffset_{axis}"]) for axis in "xyz"],
-        "srow": [[float(value) for value in image.header[f"srow_{axis}"]] for axis in "xyz"],
-        "xyzt_units": int(image.header["xyzt_units"]),
-        "axis_codes": "".join(code or "?" for code in nibabel.aff2axcodes(geometry.affine_ras())),
-    }
-
-
-def _stored_zooms(path: Path, image: Any) -> list[float]:
-    """Spacing (x, y, z) as the file says it; nibabel's own header turns a 0 into 1 mm without a word."""
-    with nibabel.openers.Opener(str(path)) as stream:
-        stored = type(image.header).from_fileobj(stream, check=False)
-    return [float(abs(zoom)) for zoom in stored["pixdim"][1:4]]
-
-
-def _nifti_array(path: Path, image: Any, channels: int) -> NDArray[Any]:
-    try:
-        array = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise InvalidData(
-            path,
-            f"voxels of shape {image.shape}",
-            f"data that ends early or is corrupt ({error})",
-            "Copy it again from the download.",
-        ) from error
-    # MATLAB tools leave a fourth axis of length 1.
-    array = array.reshape((*array.shape[:3], channels) if channels > 1 else array.shape[:3])
-    return np.ascontiguousarray(array.transpose(tuple(reversed(range(array.ndim)))))
-
-
-def check_gzip(path: Path) -> None:
-    """Read a ``.gz`` to its end, so that its checksum is compared: a file cut after the last voxel, or with a flipped
-    bit, opens. No more is unpacked than its NIfTI header claims.
-
-    Raises
-    ------
-    InvalidData: the stream ends early, fails its checksum, or goes on after its voxels.
-    """
-    if not path.name.lower().endswith(".gz"):
-        return
-    claim = nifti_claim(path) if path.is_file() else None
-    try:
-        within = unpacks_within(path, claim[0] + TRAILING if claim is not None else None)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InvalidData(
-            path, "a whole gzip file", f"{error}", "Copy it again from the download; the copy is incomplete."
-        ) from error
-    if claim is not None and not within:
-        raise InvalidData(
-            path,
-            f"a stream of {claim[0]} bytes, as its header claims",
-            "one that goes on",
-            "Copy it again from the download.",
-        )
 
 
 def write_nifti(path: Path, array: NDArray[Any], geometry: Geometry) -> None:
@@ -303,7 +216,7 @@ def write_labels_like(path: Path, labels: NDArray[np.uint8], source: Path) -> No
         return
     with write_beside(path) as temporary:
         if path.name.lower().endswith(NIFTI_SUFFIXES) and header["format"] == "nifti":
-            nibabel.save(_nifti_like(labels, _open_nifti(source)), temporary)
+            nibabel.save(_nifti_like(labels, nifti.open_nifti(source)), temporary)
         elif path.name.lower().endswith(NIFTI_SUFFIXES):
             nibabel.save(nibabel.Nifti1Image(labels.transpose(2, 1, 0), geometry.affine_ras()), temporary)
         elif path.suffix.lower() == ".mha":

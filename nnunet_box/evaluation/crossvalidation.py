@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_box.arrays import open_array
 from nnunet_box.dataset.volumes import write_labels_like
 from nnunet_box.errors import InvalidData
 from nnunet_box.evaluation.summary import Pair
 
 PROBABILITIES = ".probabilities.b2nd"
+AGAIN = "Train the fold that wrote it again (nnbox train ... --restart)."
 SLAB_BYTES = 64 << 20
 """What the probabilities of one slab may take, all members together, as stored (float16)."""
 
@@ -75,16 +77,10 @@ def open_probabilities(file: Path, classes: int) -> Any:
     ------
     InvalidData: not a blosc2 array, or not of ``classes`` classes.
     """
-    import blosc2
-
-    fix = "Train the fold that wrote it again (nnbox train ... --restart)."
-    try:
-        array = blosc2.open(str(file), mode="r")
-    except (RuntimeError, ValueError, OSError) as error:
-        raise InvalidData(file, "a blosc2 array", f"a file that does not open ({error})", fix) from error
-    shape = tuple(getattr(array, "shape", ()))
-    if len(shape) != 4 or shape[0] != classes:
-        raise InvalidData(file, f"probabilities (K, Z, Y, X) of {classes} classes", f"shape {shape}", fix)
+    what = f"probabilities (K, Z, Y, X) of {classes} classes"
+    array = open_array(file, what, 4, AGAIN)
+    if array.shape[0] != classes:
+        raise InvalidData(file, what, f"shape {array.shape}", AGAIN)
     return array
 
 
@@ -96,7 +92,7 @@ def ensemble_labels(files: Sequence[Path], classes: int, slab_bytes: int = SLAB_
 
     Raises
     ------
-    InvalidData: a file does not open, has other classes, or the files differ in shape.
+    InvalidData: a file does not open or is damaged, has other classes, or the files differ in shape.
     """
     arrays = [open_probabilities(file, classes) for file in files]
     shape = arrays[0].shape[1:]
@@ -111,7 +107,7 @@ def ensemble_labels(files: Sequence[Path], classes: int, slab_bytes: int = SLAB_
     labels = np.zeros(shape, dtype=np.uint8)
     depth = _slab_depth(arrays, classes, slab_bytes)
     for start in range(0, shape[0], depth):
-        slabs = [np.asarray(array[:, start : start + depth]) for array in arrays]
+        slabs = [_slab(file, array, start, depth) for file, array in zip(files, arrays, strict=True)]
         best = _summed(slabs, 0)
         chosen = labels[start : start + depth]
         for label in range(1, classes):
@@ -120,6 +116,13 @@ def ensemble_labels(files: Sequence[Path], classes: int, slab_bytes: int = SLAB_
             chosen[better] = label
             np.maximum(best, score, out=best)
     return labels
+
+
+def _slab(file: Path, array: Any, start: int, depth: int) -> NDArray[Any]:
+    try:
+        return np.asarray(array[:, start : start + depth])
+    except (RuntimeError, ValueError) as error:
+        raise InvalidData(file, "chunks that can be unpacked", f"{error}", AGAIN) from error
 
 
 def _summed(slabs: Sequence[NDArray[Any]], label: int) -> NDArray[np.float32]:

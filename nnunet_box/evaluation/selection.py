@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from nnunet_box.dataset.cases import SourceCase
 from nnunet_box.errors import InvalidData, UsageError
@@ -26,8 +26,9 @@ from nnunet_box.evaluation.summary import (
     write_summary,
 )
 from nnunet_box.files import read_json, write_json
+from nnunet_box.planning.fingerprint import describe_errors
 from nnunet_box.planning.plan import MODELS
-from nnunet_box.planning.variant import SEPARATOR
+from nnunet_box.planning.variant import SEPARATOR, split_model_name
 from nnunet_box.progress import track
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -70,6 +71,25 @@ class Selection(BaseModel):
     candidates: tuple[Candidate, ...]
     chosen: tuple[str, ...]
     postprocessing_decision: PostprocessingDecision
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Selection:
+        if not self.chosen or self.chosen not in {candidate.configurations for candidate in self.candidates}:
+            raise ValueError(f"chosen: {self.chosen} is none of the candidates")
+        for name in self.chosen:
+            try:
+                configuration, _ = split_model_name(name)
+            except UsageError as error:
+                raise ValueError(f"chosen: {error}") from error
+            # The name is that of a folder, too.
+            if configuration not in MODELS:
+                raise ValueError(f"chosen: {name!r} is no model; there are {', '.join(MODELS)}")
+        if min(self.folds, default=0) < 0:
+            raise ValueError(f"folds: numbers from 0, not {self.folds}")
+        steps = {label for step in self.postprocessing.steps for label in step}
+        if not steps <= set(self.labels):
+            raise ValueError(f"postprocessing: labels {sorted(steps)}, of which there are {sorted(self.labels)}")
+        return self
 
     @property
     def postprocessing(self) -> Postprocessing:
@@ -181,7 +201,7 @@ def load_selection(path: Path) -> Selection:
         return Selection.model_validate(read_json(path, schema_version=SCHEMA_VERSION))
     except ValidationError as error:
         raise InvalidData(
-            path, "selection.json as nnbox select writes it", str(error), "Run nnbox select again."
+            path, "selection.json as nnbox select writes it", describe_errors(error), "Run nnbox select again."
         ) from error
 
 

@@ -13,7 +13,7 @@ from nnunet_box.dataset.volumes import read_volume
 from nnunet_box.errors import InvalidData
 from nnunet_box.evaluation.metrics import Counts, confusion_matrix, label_counts
 from nnunet_box.evaluation.nearest import Spacing
-from nnunet_box.files import write_json
+from nnunet_box.files import read_json, write_json
 from nnunet_box.progress import track
 
 Summary = dict[str, Any]
@@ -138,6 +138,24 @@ def summarise_pairs(pairs: Iterable[Pair], labels: Iterable[int]) -> Summary:
 def write_summary(summary: Summary, path: Path) -> None:
     """Write ``summary.json``, whole or not at all; undefined values are plain ``NaN``, as nnU-Net v2 writes them."""
     write_json(path, summary)
+
+
+def read_summary(path: Path) -> Summary:
+    """A ``summary.json`` as ``write_summary`` leaves it.
+
+    Raises
+    ------
+    InvalidData: missing, or not one.
+    """
+    summary: Summary = read_json(path)
+    try:
+        summary_dice(summary)
+        for label in summary["mean"]:
+            summary_dice(summary, int(label))
+    except (KeyError, TypeError, ValueError) as error:
+        fix = "Delete it and run the step that writes it again."
+        raise InvalidData(path, "a summary of metrics", f"no {error}", fix) from error
+    return summary
 
 
 def summary_dice(summary: Summary, label: int | None = None) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import nnunet_box
@@ -14,9 +14,12 @@ from nnunet_box.evaluation.selection import Selection, load_selection, select
 from nnunet_box.execution.folds import finished_folds
 from nnunet_box.execution.stage import STAGE_FILE, is_done, key_of, stage
 from nnunet_box.files import read_json
+from nnunet_box.inference.ensemble import Member
+from nnunet_box.inference.torch_runtime import choose_device, plan_network
 from nnunet_box.locks import held
-from nnunet_box.planning.plan import load_plan
+from nnunet_box.planning.plan import Plan, load_plan
 from nnunet_box.planning.variant import model_name, split_model_name
+from nnunet_box.temporary import sweep_left
 from nnunet_box.training.trainer import WEIGHTS
 from nnunet_box.workspace import Workspace
 
@@ -71,7 +74,7 @@ def bundle_dataset(workspace: Workspace, dataset: Dataset) -> Bundle:
 
     Raises
     ------
-    InvalidData: no selection yet, or weights are missing.
+    InvalidData: no selection yet, or weights are missing, damaged or of another network.
     """
     selection = load_selection(workspace.selection)
     plan = load_plan(workspace.plan)
@@ -85,6 +88,7 @@ def bundle_dataset(workspace: Workspace, dataset: Dataset) -> Bundle:
             folds = range(len(load_or_make_folds(workspace.splits, dataset)))
             model = model_name(before, variants)
             previous[model] = _weights(workspace, model, folds)
+    _check_weights(plan, weights | previous)
     return write_bundle(
         workspace.bundle,
         dataset=dataset.name,
@@ -95,6 +99,16 @@ def bundle_dataset(workspace: Workspace, dataset: Dataset) -> Bundle:
         cross_validation_dice=selection.best.mean_foreground_dice,
         previous_weights=previous,
     )
+
+
+def _check_weights(plan: Plan, weights: Mapping[str, Mapping[int, Path]]) -> None:
+    """Load every network once: what is wrong with one is better seen here than on the organiser's machine."""
+    cpu = choose_device("cpu")
+    for name, folds in weights.items():
+        configuration, variants = split_model_name(name)
+        for file in folds.values():
+            if file.is_file():  # Else bundling says how to make it.
+                plan_network(Member(configuration, (file,), variants), file, plan, cpu)
 
 
 def select_and_bundle(
@@ -110,6 +124,7 @@ def select_and_bundle(
     UsageError, InvalidData: as they do.
     """
     with held(workspace.lock("select"), f"the selection of {dataset.name}"):
+        sweep_left(workspace.models)
         names, wanted = _resolved(workspace, dataset, models, folds)
         if not is_selected(workspace, names, wanted):
             with stage(workspace.models, _selection_key(workspace, names, wanted), {"folds": wanted}):
@@ -132,7 +147,9 @@ def _selection_key(workspace: Workspace, models: Sequence[str], folds: Sequence[
         folder = workspace.fold(model, fold)
         if not (folder / STAGE_FILE).is_file():
             return ""
-        facts.append([model, fold, read_json(folder / STAGE_FILE).get("key"), sha256(folder / WEIGHTS)])
+        facts.append(
+            [model, fold, read_json(folder / STAGE_FILE, schema_version=1).get("key"), sha256(folder / WEIGHTS)]
+        )
     return key_of(facts)
 
 

@@ -17,6 +17,8 @@ from nnunet_box.workspace import Workspace
 
 READERS = 4
 SCHEMA_VERSION = 1
+FACTS = [int, int, str]
+"""Size, time of change and SHA-256 of a file."""
 
 
 def dataset_key(workspace: Workspace, dataset: Dataset) -> str:
@@ -64,10 +66,10 @@ def _contents(cache: Path, folder: Path, paths: Sequence[Path]) -> dict[Path, st
 
 def _kept(cache: Path) -> dict[str, list[Any]]:
     try:
-        found: dict[str, list[Any]] = read_json(cache, SCHEMA_VERSION)["files"]
-        return found
-    except (InvalidData, KeyError):
+        found = read_json(cache, SCHEMA_VERSION)["files"].items()
+    except (InvalidData, KeyError, AttributeError):
         return {}
+    return {name: facts for name, facts in found if isinstance(facts, list) and [type(one) for one in facts] == FACTS}
 
 
 def _status(path: Path) -> list[int]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from nnunet_box.bundle import sha256
 from nnunet_box.dataset.cases import read_image, read_label
 from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.dataset.splits import Fold, load_or_make_folds
 from nnunet_box.dataset.volumes import write_labels_like
+from nnunet_box.disk import disk_errors
 from nnunet_box.errors import UsageError
-from nnunet_box.evaluation.summary import summarise_pairs, summary_dice, write_summary
+from nnunet_box.evaluation.summary import read_summary, summarise_pairs, summary_dice, write_summary
 from nnunet_box.execution.folds import (
     fold_inputs,
     fold_key,
@@ -25,19 +26,21 @@ from nnunet_box.execution.folds import (
 )
 from nnunet_box.execution.prepare import existing_plan, prepare_previous_stage, preprocess_dataset
 from nnunet_box.execution.stage import STAGE_FILE, is_done, stage
-from nnunet_box.files import link_or_copy, read_json, write_beside
+from nnunet_box.files import link_or_copy, read_json, remove_folder, write_text
 from nnunet_box.inference.ensemble import InferenceOptions, Member, predict_case
 from nnunet_box.inference.export import PROBABILITIES_SUFFIX
 from nnunet_box.inference.torch_runtime import choose_device, plan_network
 from nnunet_box.locks import held
 from nnunet_box.planning.plan import Plan
 from nnunet_box.progress import say, track
+from nnunet_box.temporary import sweep_left
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.trainer import WEIGHTS, Trainer
 from nnunet_box.workspace import Workspace
 
-RUN, TRAINED = "run", "trained"
-"""Files that say of which run a fold's checkpoint and its weights are."""
+RUN, TRAINED, PREDICTED = "run", "trained", "predicted"
+"""Files that say of which run a fold's checkpoint, its weights and its validation predictions are."""
+VALIDATION = "validation"
 
 
 def train_fold(
@@ -63,8 +66,10 @@ def train_fold(
     name = f"{settings.model} fold {settings.fold}"
     with held(workspace.lock(training_name(settings.model, settings.fold)), name):
         folder = workspace.fold(settings.model, settings.fold)
+        for place in (folder, folder / VALIDATION):
+            sweep_left(place)
         if restart and folder.exists():
-            shutil.rmtree(folder)
+            remove_folder(folder)
         if not fold_is_done(workspace, dataset, plan, settings, previous):
             if is_of_this_plan(workspace, dataset, plan, folder, previous):
                 raise UsageError(
@@ -73,7 +78,7 @@ def train_fold(
                     f"{settings.configuration} --fold {settings.fold} --restart, which throws it away."
                 )
             _train_and_validate(workspace, dataset, plan, folds[settings.fold], settings, previous, resume)
-        dice = summary_dice(read_json(folder / "validation" / "summary.json"))
+        dice = summary_dice(read_summary(folder / VALIDATION / "summary.json"))
     say(f"{name}: mean foreground Dice {dice:.4f}")
     return dice
 
@@ -101,11 +106,13 @@ def _train_and_validate(
         weights = folder / WEIGHTS
         if not (weights.is_file() and _content(folder / TRAINED) == trained):
             if not (folder / "checkpoint").exists():
-                _note(folder / RUN, run)
+                write_text(folder / RUN, run)
             Trainer(plan, store, fold, folder, settings, before).run(resume)
-            _note(folder / TRAINED, trained)
+            write_text(folder / TRAINED, trained)
+        _keep_predictions_of(folder, f"{trained} {sha256(weights)}")
         validate_fold(dataset, plan, fold, settings, weights, previous)
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        if (folder / "checkpoint").exists():
+            remove_folder(folder / "checkpoint")
 
 
 def fold_is_done(
@@ -137,18 +144,22 @@ def _set_aside(folder: Path, run: str) -> None:
     """Rename a checkpoint of another run, so that this one begins anew and nothing is lost."""
     checkpoint, aside = folder / "checkpoint", folder / "checkpoint-before"
     if checkpoint.exists() and _content(folder / RUN) not in (None, run):
-        shutil.rmtree(aside, ignore_errors=True)
+        if aside.exists():
+            remove_folder(aside)
         checkpoint.rename(aside)
         say(f"{checkpoint} is of another plan, split or data set: training begins anew; it is kept as {aside.name}.")
 
 
-def _note(file: Path, text: str) -> None:
-    with write_beside(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def _keep_predictions_of(folder: Path, key: str) -> None:
+    """Delete a fold's validation predictions unless they are of the network and the cases that ``key`` is of."""
+    if _content(folder / PREDICTED) != key:
+        if (folder / VALIDATION).exists():
+            remove_folder(folder / VALIDATION)
+        write_text(folder / PREDICTED, key)
 
 
 def _content(file: Path) -> str | None:
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
 
 
 def validate_fold(
@@ -160,19 +171,21 @@ def validate_fold(
     previous: Mapping[str, Path] | None = None,
 ) -> None:
     """Predict the held-out cases as test cases would be, keep their probabilities for selection, and write
-    ``summary.json``.
+    ``summary.json``. Cases whose prediction is there are left as they are.
 
     previous: for a cascade, case id to the first stage's label map. It is that of the network that has not seen the
     case, not of the ensemble that predicts test cases, most of which has.
     """
-    folder = weights.parent / "validation"
+    folder = weights.parent / VALIDATION
     cases = {case.id: case for case in dataset.cases}
     load = partial(plan_network, plan=plan, device=choose_device(settings.device))
     member = Member(settings.configuration, (weights,), settings.variants)
     held_out = [cases[case_id] for case_id in fold.val]
     ids = set(fold.val)
     for case in track(held_out, f"Validate {settings.model} fold {settings.fold}"):
-        if case.image_of in ids:
+        probabilities = folder / f"{case.id}{PROBABILITIES_SUFFIX}"
+        # The label map is written last.
+        if case.image_of in ids or (probabilities.is_file() and prediction_file(folder, case).is_file()):
             continue
         image, geometry = read_image(case)
         before = None if previous is None else read_label(previous[case.id], set(plan.labels), case.reference_file)
@@ -183,14 +196,16 @@ def validate_fold(
             [member],
             load,
             InferenceOptions(),
-            folder / f"{case.id}{PROBABILITIES_SUFFIX}",
+            probabilities,
             before,
         )
         write_labels_like(prediction_file(folder, case), labels, case.reference_file)
     # Another rater's label of a scan: the same prediction, scored against it as well.
     for case in held_out:
         if case.image_of in ids:
-            link_or_copy(prediction_file(folder, cases[case.image_of]), prediction_file(folder, case))
-            link_or_copy(folder / f"{case.image_of}{PROBABILITIES_SUFFIX}", folder / f"{case.id}{PROBABILITIES_SUFFIX}")
+            with disk_errors(folder / case.id):
+                link_or_copy(prediction_file(folder, cases[case.image_of]), prediction_file(folder, case))
+                shared = folder / f"{case.image_of}{PROBABILITIES_SUFFIX}"
+                link_or_copy(shared, folder / f"{case.id}{PROBABILITIES_SUFFIX}")
     pairs = [(case.id, prediction_file(folder, case), case.label) for case in held_out if case.label is not None]
     write_summary(summarise_pairs(pairs, plan.labels), folder / "summary.json")

@@ -128,8 +128,9 @@ def is_of_this_plan(
     if not (folder / STAGE_FILE).is_file():
         return False
     try:
-        settings = TrainingSettings(**read_json(folder / STAGE_FILE)["parameters"])
-    except (KeyError, TypeError):  # Another version's: its result is not known to be the same.
+        settings = TrainingSettings(**read_json(folder / STAGE_FILE, schema_version=1)["parameters"])
+        key = fold_key(workspace, dataset, plan, settings, previous)
+    except (KeyError, IndexError, TypeError, UsageError):
+        # Another version's, or damaged: its result is not known to be the same.
         return False
-    key = fold_key(workspace, dataset, plan, settings, previous)
     return is_done(folder, key, fold_inputs(workspace, dataset))

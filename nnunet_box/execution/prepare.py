@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from nnunet_box.dataset.cases import SourceCase, read_labelled
 from nnunet_box.dataset.dataset import Dataset
+from nnunet_box.disk import tell_if_tight
 from nnunet_box.errors import UsageError
 from nnunet_box.execution.contents import dataset_key
 from nnunet_box.execution.folds import content_key
+from nnunet_box.execution.space import stored_bytes
 from nnunet_box.execution.stage import is_done, key_of, stage
-from nnunet_box.files import fill_beside, write_json
+from nnunet_box.files import fill_beside, remove_folder, write_json, write_text
 from nnunet_box.locks import held
 from nnunet_box.parallel import map_cases
 from nnunet_box.planning.fingerprint import load_fingerprint
@@ -23,10 +24,17 @@ from nnunet_box.planning.plan import Plan, load_plan
 from nnunet_box.planning.planner import make_plan
 from nnunet_box.planning.variant import split_model_name
 from nnunet_box.preprocessing.fingerprint import extract_fingerprint, write_fingerprint
-from nnunet_box.preprocessing.pipeline import PreparedCase, case_placement, prepare_case, same_grid
+from nnunet_box.preprocessing.pipeline import (
+    PreparedCase,
+    case_placement,
+    check_enlargement,
+    prepare_case,
+    same_grid,
+)
 from nnunet_box.preprocessing.previous_stage import has_previous, labels_on_grid, write_previous
 from nnunet_box.preprocessing.store import IMAGE, has_case, write_case
 from nnunet_box.progress import say
+from nnunet_box.temporary import sweep_left
 from nnunet_box.workspace import Workspace
 
 MEMORY_GB = 12.0
@@ -43,6 +51,7 @@ def plan_dataset(
     """
     with held(workspace.lock("plan"), f"the plan of {dataset.name}"):
         folder = workspace.preprocessed
+        sweep_left(folder)
         key = dataset_key(workspace, dataset)
         if not (workspace.fingerprint.is_file() and is_done(folder, key)):
             with stage(folder, key, {"dataset": dataset.name, "cases": len(dataset.cases)}):
@@ -140,6 +149,7 @@ def _stores(workspace: Workspace, dataset: Dataset, plan: Plan, configurations: 
             workspace.case_store(entry),
             key_of(_grid_facts(plan, entry, data)),
             {"configuration": entry, "cases": len(dataset.cases)},
+            stored_bytes(workspace, dataset, plan, entry),
         )
         for entry in dict.fromkeys(plan.entry_of(name) for name in configurations)
     ]
@@ -187,12 +197,21 @@ def _previous_store(
 
 @dataclass(frozen=True)
 class _Store:
-    """A folder of cases. entry: the plan's configuration they are for. key, parameters: of its ``stage.json``."""
+    """A folder of cases. entry: the plan's configuration they are for. key, parameters: of its ``stage.json``. sizes:
+    case id to the most bytes it takes, where that is known.
+    """
 
     entry: str
     folder: Path
     key: str
     parameters: dict[str, object]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def needed(self, has: Callable[[Path, str], bool]) -> Callable[[], float] | None:
+        """Counts what the cases that are not there take at most."""
+        if not self.sizes:
+            return None
+        return lambda: sum(size for case, size in self.sizes.items() if not has(self.folder, case))
 
 
 Labelled = tuple[SourceCase, Path]
@@ -224,14 +243,18 @@ def _fill(
         for store in sorted(stores, key=lambda one: one.folder):
             name = store.folder.name
             block.enter_context(held(workspace.lock(f"store-{name}"), f"the preprocessed cases of {name}"))
+            sweep_left(store.folder)
+        sweep_left(workspace.preprocessed)
         stores = [store for store in stores if not is_done(store.folder, store.key)]
         for store in stores:
             marker = store.folder / "key"
-            if store.folder.is_dir() and not (marker.is_file() and marker.read_text() == store.key):
-                shutil.rmtree(store.folder)
-            store.folder.mkdir(parents=True, exist_ok=True)
-            marker.write_text(store.key)
+            if not (marker.is_file() and marker.read_text(encoding="utf-8", errors="replace") == store.key):
+                if store.folder.is_dir():
+                    remove_folder(store.folder)
+                write_text(marker, store.key)
             block.enter_context(stage(store.folder, store.key, store.parameters))
+        counts = [count for store in stores if (count := store.needed(has)) is not None]
+        tell_if_tight(workspace.preprocessed, sum(count() for count in counts), what)
         # A case that shares another's image comes after it.
         for sharing in (False, True):
             part = [(case, label) for case, label in cases if bool(case.image_of) == sharing]
@@ -248,7 +271,11 @@ def _fill_part(
 ) -> None:
     lacking = {store.entry: {case.id for case, _ in cases if not has(store.folder, case.id)} for store in stores}
     with ExitStack() as folders:
-        fills = {s.entry: folders.enter_context(fill_beside(s.folder)) for s in stores if lacking[s.entry]}
+        fills = {
+            store.entry: folders.enter_context(fill_beside(store.folder, store.needed(has)))
+            for store in stores
+            if lacking[store.entry]
+        }
         jobs: list[Job] = []
         for case, label in cases:
             targets = {entry: folder for entry, (folder, _) in fills.items() if case.id in lacking[entry]}
@@ -264,6 +291,9 @@ def _fill_part(
 def _store_case(job: Job, plan: Plan) -> str:
     case, label, targets = job
     image, labels, geometry = read_labelled(case, label, set(plan.labels))
+    check_enlargement(
+        case.reference_file, image.shape[1:], geometry.spacing, (plan.configurations[entry] for entry in targets)
+    )
     prepared: PreparedCase | None = None
     before = None
     for entry, folder in targets.items():

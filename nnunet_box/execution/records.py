@@ -72,8 +72,10 @@ def write_record(workspace: Workspace, record: Record) -> None:
     write_json(record_file(workspace, record.task), record.model_dump(mode="json"))
 
 
-def begun_record(task: str, key: str, before: Record | None) -> Record:
-    """The record of a run that this process begins."""
+def begun_record(
+    task: str, key: str, before: Record | None, scheduler: str | None = None, job: str | None = None
+) -> Record:
+    """The record of a run that this process begins, as a scheduler's job where one runs it."""
     same = before is not None and before.key == key
     return Record(
         task=task,
@@ -83,8 +85,8 @@ def begun_record(task: str, key: str, before: Record | None) -> Record:
         host=socket.gethostname(),
         pid=os.getpid(),
         started=now(),
-        scheduler=before.scheduler if same and before is not None else None,
-        job=before.job if same and before is not None else None,
+        scheduler=scheduler,
+        job=job,
     )
 
 
@@ -119,8 +121,8 @@ def _state(workspace: Workspace, task: Task, jobs: Mapping[str, Jobs], asked: di
     # The command itself has a lock of the task's name: somebody may have typed it.
     if holder(task_lock(workspace, task.name)) is not None or holder(workspace.lock(task.name)) is not None:
         return "running"
+    begun = task.settings is not None and (task.outputs[0].parent / "log.jsonl").is_file()
     if record is None or record.key != task.key:
-        begun = task.settings is not None and (task.outputs[0].parent / "log.jsonl").is_file()
         return "unfinished" if begun else "waiting"
     scheduler = record.scheduler or ""
     if record.job is not None and scheduler in jobs and record.state not in ("done", "failed"):
@@ -131,6 +133,8 @@ def _state(workspace: Workspace, task: Task, jobs: Mapping[str, Jobs], asked: di
             return "running" if known == "running" else "submitted"
     if record.state == "failed":
         return "failed"
+    if record.state == "submitted":
+        return "unfinished" if begun else "waiting"  # Its job is gone and has not run.
     # Its process or job is gone without a word, or it ended well and its results were changed since.
     return "waiting" if record.state == "done" else "unfinished"
 

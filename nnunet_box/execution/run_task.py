@@ -30,17 +30,25 @@ def command_line(
     return [*PROGRAM, "run-task", name, "--key", key, *where, *bound, "--", *argv]
 
 
-def run_task(workspace: Workspace, name: str, key: str, argv: Sequence[str], cores: Sequence[int] | None = None) -> int:
+def run_task(
+    workspace: Workspace,
+    name: str,
+    key: str,
+    argv: Sequence[str],
+    cores: Sequence[int] | None = None,
+    job: tuple[str, str] | None = None,
+) -> int:
     """Run ``nnbox argv`` as a process, its output in the task's log, its fate in the task's record; returns its exit
     code, 128 and the signal's number where one killed it.
 
     A second process that runs the same task waits for the first; the command then finds that nothing is left to do.
-    Signals are handed on, and the command ends when this process is killed. cores: the only ones it may use.
+    Signals are handed on, and the command ends when this process is killed. cores: the only ones it may use. job:
+    scheduler and what it calls the job that this is.
     """
     if cores:
         os.sched_setaffinity(0, cores)
     with held(task_lock(workspace, name), f"task {name}"):
-        record = begun_record(name, key, read_record(workspace, name))
+        record = begun_record(name, key, read_record(workspace, name), *(job or ()))
         write_record(workspace, record)
         code = _watched(log_file(workspace, name), argv)
         unfinished = code == COME_BACK or code > 128

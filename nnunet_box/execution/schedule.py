@@ -92,8 +92,8 @@ def walk(
                 for task in _ready(progress):
                     if executor.room_for(task):
                         attempts[task.name] += 1
-                        progress.states[task.name] = "running"
                         executor.start(task)
+                        progress.states[task.name] = "running"
                 report(progress)
                 if not progress.of("running"):
                     break

@@ -31,9 +31,13 @@ def is_done(folder: Path, key: str, inputs: Mapping[str, str] | None = None) -> 
     file = folder / STAGE_FILE
     if not file.is_file():
         return False
-    found = read_json(file)
+    found = read_json(file, schema_version=1)
     noted = found.get("inputs", {})
-    return bool(found.get("key") == key) and all(noted.get(name, is_) == is_ for name, is_ in (inputs or {}).items())
+    return (
+        bool(found.get("key") == key)
+        and isinstance(noted, dict)
+        and all(noted.get(name, is_) == is_ for name, is_ in (inputs or {}).items())
+    )
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def _epochs(log: Path) -> list[float]:
     """Seconds of each epoch; a line that is being written does not count."""
     found = []
     try:
-        lines = log.read_text(encoding="utf-8").splitlines()
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     for line in lines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal
 from safetensors.torch import save_file
 
 from nnunet_box.bundle import Bundle, write_bundle
+from nnunet_box.disk import disk_errors, existing, hidden_disk_errors
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.evaluation.postprocessing import Postprocessing
 from nnunet_box.importing.checkpoint import Checkpoint, our_weights, read_checkpoint
@@ -18,7 +18,9 @@ from nnunet_box.importing.nnunet_plans import PLANS_FILE, read_dataset, read_pla
 from nnunet_box.importing.translate import Origin, role, translate
 from nnunet_box.planning.plan import Plan
 from nnunet_box.progress import track
+from nnunet_box.temporary import recover_replaced, temporary_place
 
+SCRATCH = "import"
 CheckpointKind = Literal["final", "best"]
 FOLD_OF_ALL = 0
 """The number a bundle gives to ``fold_all``, the network trained on every case."""
@@ -60,12 +62,14 @@ def import_models(
     """
     read = [_read_folder(folder, folds, kind, previous_stage) for folder in folders]
     plan = _joint_plan(read)
-    with tempfile.TemporaryDirectory(dir=_existing_parent(output), prefix=".nnbox-tmp-import-") as scratch:
+    beside = existing(output.resolve().parent)  # scratch files must be on a disk with room
+    recover_replaced(beside / SCRATCH)
+    with disk_errors(output), temporary_place(beside, SCRATCH) as scratch, hidden_disk_errors(scratch):
         stages = {one.model: one for folder in read for one in (folder.previous, folder) if one is not None}
         work = [(one, fold, file) for one in stages.values() for fold, file in one.folds.items()]
         converted: dict[str, dict[int, Path]] = {}
         for one, fold, file in track(work, "Convert weights"):
-            target = Path(scratch) / f"{one.model}-{fold}.safetensors"
+            target = scratch / f"{one.model}-{fold}.safetensors"
             weights = our_weights(read_checkpoint(file), plan, one.model, one.convolution_biases)
             save_file(weights, target)
             converted.setdefault(one.model, {})[fold] = target
@@ -80,14 +84,6 @@ def import_models(
                 folder.previous.model: converted[folder.previous.model] for folder in read if folder.previous
             },
         )
-
-
-def _existing_parent(output: Path) -> Path:
-    """The folder the bundle will lie in, or the nearest one there is: scratch files must be on a disk with room."""
-    parent = output.resolve().parent
-    while not parent.is_dir():
-        parent = parent.parent
-    return parent
 
 
 def _read_folder(

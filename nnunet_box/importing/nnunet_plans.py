@@ -252,10 +252,7 @@ def _architecture(values: dict[str, Any], file: Path, where: str) -> Any:
 
 
 def _json_object(file: Path) -> dict[str, Any]:
-    try:
-        value = read_json(file)
-    except RecursionError as error:
-        raise InvalidData(file, "valid JSON", "brackets without end", "Restore the file.") from error
+    value = read_json(file)
     if not isinstance(value, dict):
         raise InvalidData(file, "a JSON object", type(value).__name__, "Restore the file.")
     return value

@@ -25,14 +25,15 @@ from nnunet_box.dataset.metaimage import open_metaimage
 from nnunet_box.dataset.volumes import strip_suffix, write_labels_like
 from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.evaluation.postprocessing import apply_postprocessing
-from nnunet_box.files import sweep_temporaries, write_json
+from nnunet_box.files import write_json
 from nnunet_box.inference.ensemble import InferenceOptions, LoadNetwork, Member, predict_prepared, prepare_members
 from nnunet_box.inference.kept import KEPT_BYTES, KeptNetworks
 from nnunet_box.inference.mounts import check_image_file, check_readable, check_writable, unreadable
 from nnunet_box.inference.stopping import Stopped
 from nnunet_box.inference.timing import FirstWindow
-from nnunet_box.preprocessing.pipeline import PreparedCase
+from nnunet_box.preprocessing.pipeline import PreparedCase, check_enlargement
 from nnunet_box.progress import say, track
+from nnunet_box.temporary import sweep_left
 
 RUN_FILE = "run.json"
 Export = Callable[[NDArray[np.uint8], SourceCase, Path], Path]
@@ -182,7 +183,8 @@ def predict_folder(
     error. NnboxError: the output cannot be written, or the model cannot be loaded.
     """
     check_writable(output)
-    sweep_temporaries(output)
+    for folder in {output, *((output / case.output_name).parent for case in cases)}:
+        sweep_left(folder)
     alone = sum(member.networks for member in predictor.members) == 1
     kept = KeptNetworks(predictor.load_network, None if alone else KEPT_BYTES)
     first = FirstWindow(kept.load)
@@ -310,6 +312,11 @@ def _labels(predictor: Predictor, case: SourceCase, kept: Path | None) -> tuple[
         nonlocal shape
         image, geometry = _read(case, len(predictor.bundle.channel_names))
         read, shape = time.monotonic(), image.shape[1:]
+        try:
+            used = predictor.bundle.plan.configurations.values()
+            check_enlargement(case.reference_file, shape, geometry.spacing, used)
+        except InvalidData as error:
+            raise _CaseProblem(error) from error
         return predictor.prepared(image, geometry.spacing), read
 
     try:

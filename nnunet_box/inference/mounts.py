@@ -70,7 +70,7 @@ def check_writable(output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
         probe = output / f".nnbox-tmp-probe-{os.getpid()}"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may have swept it
     except OSError as error:
         reason = f"{output}: {this_user()} cannot write here ({error.strerror})."
         if error.errno == errno.EROFS:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from nnunet_box.cpus import usable_threads
@@ -24,6 +23,7 @@ from nnunet_box.planning.variant import PAPER, Recipe, recipe
 
 UNWANTED = ("openvino_telemetry", "openvino.tools.ovc")
 """Importing OpenVINO would import its converter, which tells the maker about every import, over the network."""
+AGAIN = "Train the fold again or restore the bundle."
 LOOK_EVERY_MS = 100
 """How often a call looks for a signal: one on a large patch takes seconds, and an organiser gives five to end."""
 
@@ -98,19 +98,11 @@ class OpenVinoRuntime:
         ------
         InvalidData: the file is missing, damaged, or of another network.
         """
-        try:
-            arrays = load_file(weights)
-        except (OSError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InvalidData(
-                weights, "weights of this plan's network", reason, "Train the fold again or restore the bundle."
-            ) from error
+        arrays = _read_arrays(weights)
         try:
             model = unet_model(openvino(), configuration, inputs, classes, chosen, arrays)
         except Mismatch as error:
-            raise InvalidData(
-                weights, error.expected, error.found, "Train the fold again or restore the bundle."
-            ) from error
+            raise InvalidData(weights, error.expected, error.found, AGAIN) from error
         return cls(model, threads or usable_threads())
 
     def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -133,6 +125,22 @@ class OpenVinoRuntime:
     def release(self) -> None:
         """Give back the memory of the layers' outputs, several hundred megabytes for a large patch."""
         self._model.release_memory()
+
+
+def _read_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of a file of safetensors, as ``network.tensors`` reads them with torch."""
+    what = "weights of this plan's network"
+    try:
+        arrays: dict[str, NDArray[Any]] = load_file(file)
+    except Exception as error:
+        # A damaged header can fail in any way; none of it may end in a traceback.
+        raise InvalidData(file, what, f"a file that does not open ({' '.join(str(error).split())})", AGAIN) from error
+    for name, array in arrays.items():
+        if array.dtype != (np.int64 if name.endswith("num_batches_tracked") else np.float32):
+            raise InvalidData(file, f"{what} in float32", f"{name} in {array.dtype}", AGAIN)
+        if not np.isfinite(array).all():
+            raise InvalidData(file, f"{what}, finite", f"NaN or infinity in {name}", AGAIN)
+    return arrays
 
 
 def plan_network(member: Member, weights: Path, plan: Plan, threads: int | None = None) -> OpenVinoRuntime:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from nnunet_box.files import sweep_temporaries
+from nnunet_box.temporary import sweep_temporaries
 
 GRACE_SECONDS = 2.0
 """An organiser kills five seconds after SIGTERM (grand-challenge.org's shim); a busy machine needs some of them."""

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from nnunet_box.errors import InvalidData, UsageError
+from nnunet_box.errors import UsageError
 from nnunet_box.inference.ensemble import Member
+from nnunet_box.network.tensors import put_weights, read_tensors
 from nnunet_box.network.unet import UNet, for_device
 from nnunet_box.planning.plan import Configuration, Plan
 from nnunet_box.planning.variant import PAPER, Recipe, recipe
@@ -60,13 +59,9 @@ class TorchRuntime:
         """
         with torch.device("meta"):
             network = UNet(configuration, inputs, classes, chosen)
-        try:
-            network.load_state_dict(load_file(weights), assign=True)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InvalidData(
-                weights, "weights of this plan's network", reason, "Train the fold again or restore the bundle."
-            ) from error
+        fix = "Train the fold again or restore the bundle."
+        tensors = read_tensors(weights, "weights of this plan's network", fix)
+        put_weights(network, tensors, weights, fix, assign=True)
         return cls(network, device)
 
     @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,7 +39,14 @@ FIRST_STAGE, SECOND_STAGE = "3d_lowres", "3d_fullres"
 MODELS = ("2d", FIRST_STAGE, SECOND_STAGE, CASCADE)
 """All configurations there are, the simplest first; a cascade comes after both of its stages."""
 
-Axes = Annotated[tuple[int, ...], Field(min_length=2, max_length=3)]
+Axes = Annotated[tuple[Annotated[int, Field(ge=0, le=127)], ...], Field(min_length=2, max_length=3)]
+
+MOST_PATCH_VOXELS = 1 << 28
+MOST_FEATURES = 1 << 14
+MOST_CONVOLUTIONS = 64
+MOST_LABELS = 256
+MOST_STAGES = 32
+"""Far beyond any plan; a file that asks for more would take all memory or never end. Labels are bytes."""
 
 Normalisation = Literal["ct", "zscore", "none", "rescale-01", "rgb-01"]
 """What ``preprocessing/normalise.py`` does to a channel. The last three only in models imported from nnU-Net v2."""
@@ -54,9 +62,9 @@ class Blocks(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    features: Annotated[tuple[Voxels, ...], Field(min_length=1)]
-    encoder_convolutions: tuple[Voxels, ...]
-    decoder_convolutions: tuple[Voxels, ...]
+    features: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_FEATURES)], ...], Field(min_length=1)]
+    encoder_convolutions: tuple[Annotated[int, Field(ge=1, le=MOST_CONVOLUTIONS)], ...]
+    decoder_convolutions: tuple[Annotated[int, Field(ge=1, le=MOST_CONVOLUTIONS)], ...]
     biases: bool
 
 
@@ -122,6 +130,12 @@ class Configuration(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Configuration:
+        if prod(self.patch_size) > MOST_PATCH_VOXELS:
+            raise ValueError(f"patch_size: {self.patch_size} has more than {MOST_PATCH_VOXELS} voxels")
+        if len(self.conv_kernel_sizes) > MOST_STAGES:
+            raise ValueError(f"conv_kernel_sizes: more than {MOST_STAGES} stages")
+        if any(min(kernel) < 1 for kernel in (*self.pool_kernel_sizes, *self.conv_kernel_sizes)):
+            raise ValueError("pool_kernel_sizes, conv_kernel_sizes: at least 1 along every axis")
         for kernel in (self.num_pool_per_axis, *self.pool_kernel_sizes, *self.conv_kernel_sizes):
             if len(kernel) != self.dimensions:
                 raise ValueError(f"{kernel} has not one entry for each of the {self.dimensions} axes of the patch")
@@ -184,8 +198,10 @@ class Plan(BaseModel):
             raise ValueError(f"intensities: {len(self.intensities)} entries for {len(self.channel_names)} channels")
         if "ct" in self.normalisation and self.intensities is None:
             raise ValueError("intensities: CT is normalised by them, so they cannot be left out")
-        if sorted(self.labels) != list(range(len(self.labels))) or len(self.labels) < 2:
-            raise ValueError("labels: 0, 1, 2, ... without gaps, at least one beside the background")
+        if sorted(self.labels) != list(range(len(self.labels))) or not 2 <= len(self.labels) <= MOST_LABELS:
+            raise ValueError(
+                f"labels: 0, 1, 2, ... without gaps, at least one beside the background, {MOST_LABELS} in all"
+            )
         if CASCADE in self.configurations:
             raise ValueError(f"configurations: {CASCADE} has no entry of its own, it follows that of {SECOND_STAGE}")
         return self

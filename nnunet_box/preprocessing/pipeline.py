@@ -4,12 +4,16 @@ alike.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_box.errors import InvalidData
 from nnunet_box.planning.conventions import PAPER_RESAMPLING, Conventions, Interpolation, Resampling
 from nnunet_box.planning.plan import Configuration, Plan
 from nnunet_box.preprocessing.crop import Box, bounding_box, box_slices, nonzero_mask
@@ -25,6 +29,11 @@ from nnunet_box.preprocessing.resample import (
 from nnunet_box.preprocessing.within_range import resample_within_range
 
 Voxel = TypeVar("Voxel", bound=np.generic)
+
+MOST_ENLARGED = 1000
+"""Voxels of the network's grid for one of the file's. Slices of 10 mm brought to 1 mm are 10, of half the resolution in
+plane too 40; beyond ten along every axis nothing of an image is left.
+"""
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,29 @@ def target_spacing(configuration: Configuration, spacing: tuple[float, float, fl
         through = (configuration.axis_order or (0, 1, 2))[0]
         target[through] = spacing[through]
     return (target[0], target[1], target[2])
+
+
+def check_enlargement(
+    file: Path, shape: Sequence[int], spacing: tuple[float, float, float], configurations: Iterable[Configuration]
+) -> None:
+    """Refuse a grid (Z, Y, X; mm) whose resampling would make far more voxels than there are: a spacing in another
+    unit, or a damaged header, would take all memory and days.
+
+    Raises
+    ------
+    InvalidData: naming the file and both spacings.
+    """
+    for configuration in configurations:
+        goal = target_spacing(configuration, spacing)
+        ratio = math.prod(resampled_shape(shape, spacing, goal)) / math.prod(shape)
+        if ratio > MOST_ENLARGED:
+            near, own = (" x ".join(f"{length:g}" for length in lengths) for lengths in (goal, spacing))
+            raise InvalidData(
+                file,
+                f"a spacing near the plan's {near} mm (Z, Y, X)",
+                f"{own} mm, by which each voxel becomes {ratio:.3g}",
+                "Correct the header's spacing, or use the model of such images.",
+            )
 
 
 def prepare_case(

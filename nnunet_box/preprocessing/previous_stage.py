@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_box.errors import InvalidData
-from nnunet_box.files import disk_errors
+from nnunet_box.arrays import open_array
+from nnunet_box.disk import hidden_disk_errors
 from nnunet_box.preprocessing.crop import box_slices
 from nnunet_box.preprocessing.pipeline import Placement
 from nnunet_box.preprocessing.resample import resample_labels
@@ -56,14 +56,14 @@ def write_previous(folder: Path, case_id: str, labels: NDArray[np.int8], patch: 
 
     Raises
     ------
-    NnboxError: the disk is full or the folder cannot be written.
+    OSError: the disk is full or the folder cannot be written.
     """
     import blosc2
 
     from nnunet_box.preprocessing.store import chunk_shape, compression
 
     file = _file(folder, case_id)
-    with disk_errors(file):
+    with hidden_disk_errors(folder):
         chunks = chunk_shape(patch, labels.shape)
         blosc2.asarray(labels, urlpath=str(file), chunks=chunks, **compression(chunks))
     return file.name
@@ -81,14 +81,8 @@ def open_previous(folder: Path, case_id: str) -> Any:
     ------
     InvalidData: it is not there or cannot be opened.
     """
-    import blosc2
-
-    file = _file(folder, case_id)
-    try:
-        return blosc2.open(str(file), mode="r", dparams={"nthreads": 1})
-    except (OSError, RuntimeError, ValueError) as error:
-        fix = "Delete the folder; nnbox train makes it again."
-        raise InvalidData(file, "a label map of the previous stage", str(error), fix) from error
+    fix = "Delete the folder; nnbox train makes it again."
+    return open_array(_file(folder, case_id), "a label map of the previous stage (Z, Y, X)", 3, fix, threads=1)
 
 
 def _file(folder: Path, case_id: str) -> Path:

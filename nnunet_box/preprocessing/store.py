@@ -11,13 +11,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from nnunet_box.arrays import open_array
+from nnunet_box.disk import hidden_disk_errors
 from nnunet_box.errors import InvalidData
-from nnunet_box.files import disk_errors, link_or_copy
+from nnunet_box.files import link_or_copy
 from nnunet_box.preprocessing.pipeline import PreparedCase
 
 IMAGE = "image.b2nd"
+AGAIN = "Delete the case's folder and run nnbox preprocess again."
 MOST_LOCATIONS = 10_000
 LEAST_SHARE = 0.01
 SEED = 1234
@@ -74,6 +78,15 @@ def class_locations(labels: NDArray[np.int8]) -> dict[int, NDArray[np.int32]]:
     return found
 
 
+def most_bytes(voxels: int, channels: int, classes: int) -> int:
+    """What a stored case of so many voxels takes at most: with noise for an image, which hardly compresses.
+
+    classes: foreground labels.
+    """
+    locations = min(voxels, classes * MOST_LOCATIONS + int(LEAST_SHARE * voxels))
+    return voxels * (4 * channels + 1) + locations * 3 * 4
+
+
 def chunk_shape(patch: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Voxels (z, y, x) of a chunk: the patch's, one slice for a patch of two axes, no more than the case has."""
     edges = (1, *patch) if len(patch) == 2 else patch
@@ -90,7 +103,7 @@ def write_case(
 
     Raises
     ------
-    NnboxError: the disk is full or the folder cannot be written.
+    OSError: the disk is full or the folder cannot be written.
     """
     # Here, as it takes longer to load than all else together, and only workers write and read cases.
     import blosc2
@@ -98,7 +111,7 @@ def write_case(
     assert prepared.labels is not None
     chunk = chunk_shape(patch, prepared.labels.shape)
     place = folder / case_id
-    with disk_errors(place):
+    with hidden_disk_errors(folder):
         place.mkdir(parents=True)
         arrays: list[tuple[str, NDArray[Any], tuple[int, ...]]] = [("labels", prepared.labels, chunk)]
         if shared_image is None:
@@ -128,13 +141,18 @@ def open_case(folder: Path, case_id: str) -> StoredCase:
     ------
     InvalidData: it is not there or cannot be opened.
     """
-    import blosc2
-
     place = folder / case_id
+    image = open_array(place / IMAGE, "a preprocessed image (C, Z, Y, X)", 4, AGAIN, threads=1)
+    labels = open_array(place / "labels.b2nd", "preprocessed labels (Z, Y, X)", 3, AGAIN, threads=1)
+    if image.shape[1:] != labels.shape:
+        raise InvalidData(place, f"labels of shape {image.shape[1:]} as the image", f"{labels.shape}", AGAIN)
     try:
-        image = blosc2.open(str(place / IMAGE), mode="r", dparams={"nthreads": 1})
-        labels = blosc2.open(str(place / "labels.b2nd"), mode="r", dparams={"nthreads": 1})
         locations = {int(value): voxels for value, voxels in load_file(place / "locations.safetensors").items()}
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InvalidData(place, "a preprocessed case", str(error), "Run nnbox preprocess again.") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InvalidData(place / "locations.safetensors", "voxels of each label", str(error), AGAIN) from error
+    for value, voxels in locations.items():
+        inside = voxels.ndim == 2 and voxels.shape[1] == 3 and voxels.dtype.kind in "iu" and len(voxels) > 0
+        if not inside or (voxels < 0).any() or (voxels >= labels.shape).any():
+            found = f"{voxels.dtype} of shape {voxels.shape}, or voxels outside {labels.shape}"
+            raise InvalidData(place / "locations.safetensors", f"(n, 3) voxels of label {value}", found, AGAIN)
     return StoredCase(case_id, image, labels, locations)

@@ -62,7 +62,7 @@ def build_archive(predictions: Path, output: Path, facts: ChallengeFacts, parts:
     )
     findings: list[Finding] = []
     try:
-        with write_beside(output) as temporary:
+        with write_beside(output, sum(file.stat().st_size for file in used)) as temporary:
             _write(temporary, sources)
             findings = verify_archive(temporary, facts, parts)
             if any(finding.severity == "error" for finding in findings):

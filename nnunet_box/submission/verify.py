@@ -18,6 +18,7 @@ from nnunet_box.dataset.challenge import ChallengeFacts, SubmissionForm, Submiss
 from nnunet_box.dataset.findings import Finding
 from nnunet_box.dataset.geometry import Geometry
 from nnunet_box.dataset.volumes import Volume, is_junk, read_header, read_volume, strip_suffix
+from nnunet_box.disk import disk_errors
 from nnunet_box.errors import InvalidData
 from nnunet_box.progress import track
 from nnunet_box.submission.members import check_compression, copy_member, objection, open_zip
@@ -183,7 +184,9 @@ def _prediction(
         try:
             for name in item.names:
                 file = Path(folder) / PurePosixPath(name).name
-                copy_member(archive, members[name], file, most)
+                # Not the archive's disk, where this is part of building one.
+                with disk_errors(file, members[name].file_size):
+                    copy_member(archive, members[name], file, most)
                 check_compression(file, name, most)
             yield from content_findings(Path(folder) / PurePosixPath(item.names[0]).name, item, image, form)
         except InvalidData as problem:

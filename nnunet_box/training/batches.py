@@ -18,14 +18,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from nnunet_box.errors import InvalidData
+from nnunet_box.interrupts import SIGNALS
+from nnunet_box.parallel import end_with_parent
 from nnunet_box.planning.plan import Configuration
 from nnunet_box.planning.variant import PAPER, Recipe, recipe
 from nnunet_box.preprocessing.previous_stage import open_previous
-from nnunet_box.preprocessing.store import StoredCase, open_case
+from nnunet_box.preprocessing.store import AGAIN, StoredCase, open_case
 from nnunet_box.training.augmentation import SpatialRanges, build_augmentation
 from nnunet_box.training.device_augmentation import RawBatch, augment
 from nnunet_box.training.draws import Draw, draw_sample
-from nnunet_box.training.patches import Patch, forced_foreground, patch_start, read_patch, slice_with_foreground
+from nnunet_box.training.patches import (
+    OUTSIDE,
+    Patch,
+    forced_foreground,
+    patch_start,
+    read_patch,
+    slice_with_foreground,
+)
 
 TRAINING, VALIDATION = 0, 1
 NO_AUGMENTATION = recipe(["no-augmentation"])
@@ -122,12 +132,30 @@ class BatchSet(Dataset[tuple[Tensor, Tensor]]):
         margins = self.margin if margin else [0] * len(size)
         if len(size) == 3:
             start = patch_start(case, self.patch_size, foreground, random)
-            return read_patch(case, _before(start, margins), size)
+            return self._read(case, _before(start, margins), size)
         plane = slice_with_foreground(case, random) if foreground else int(random.integers(case.shape[0]))
         in_plane = _one_slice(case, plane) if foreground else case
         start = patch_start(in_plane, (1, *self.patch_size), foreground, random)
-        patch = read_patch(case, (plane, *_before(start[1:], margins)), (1, *size))
+        patch = self._read(case, (plane, *_before(start[1:], margins)), (1, *size))
         return Patch(patch.image[:, 0], patch.labels[0])
+
+    def _read(self, case: StoredCase, start: Sequence[int], size: Sequence[int]) -> Patch:
+        """``read_patch``, of a store that may be damaged.
+
+        Raises
+        ------
+        InvalidData: a chunk cannot be unpacked, or labels are not the plan's.
+        """
+        try:
+            patch = read_patch(case, start, size)
+        except (RuntimeError, ValueError) as error:
+            raise InvalidData(self.source.store / case.id, "chunks that can be unpacked", f"{error}", AGAIN) from error
+        if isinstance(patch.labels, np.ndarray):
+            least, most = int(patch.labels.min()), int(patch.labels.max())
+            if least < OUTSIDE or most >= self.source.classes:
+                expected = f"labels from {OUTSIDE} to {self.source.classes - 1}"
+                raise InvalidData(self.source.store / case.id, expected, f"{least} to {most}", AGAIN)
+        return patch
 
     def _case(self, case_id: str) -> StoredCase:
         if case_id not in self._open:
@@ -171,8 +199,12 @@ class _Interleaved(Dataset[Any]):
         self.raw = raw
 
     def __getitem__(self, key: Key) -> Any:
+        """A batch; or the refusal of a case, which a worker process cannot raise as what it is."""
         index, number = key
-        return self.sets[index].raw(number) if self.raw[index] else self.sets[index][number]
+        try:
+            return self.sets[index].raw(number) if self.raw[index] else self.sets[index][number]
+        except InvalidData as refusal:
+            return refusal
 
 
 def augments_on_device(source: BatchSource, device: torch.device) -> bool:
@@ -188,6 +220,10 @@ def batch_loader(
     """The batches of ``keys`` on ``device``, in order whatever the number of worker processes; 0 makes them in this
     process. room_bytes: where the device augments and all cases fit into so much of its memory, they are put there, and
     no processes are needed.
+
+    Raises
+    ------
+    InvalidData: a stored case that cannot be read.
     """
     raw = [augments_on_device(source, device) for source in sources]
     if all(raw) and 0 < resident_bytes(sources) <= room_bytes:
@@ -205,6 +241,8 @@ def batch_loader(
         pin_memory=device.type == "cuda",
     )
     for (index, _), batch in zip(returned, loader, strict=True):
+        if isinstance(batch, InvalidData):
+            raise batch
         if raw[index]:
             yield _augmented(sources[index], batch, device)
         else:
@@ -242,5 +280,7 @@ def _resident(
 
 def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C on a terminal comes to all processes; the first one ends its batch, and then these.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C on a terminal, and a scheduler's signals, come to all processes; the first one ends its batch, then these.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -45,6 +48,15 @@ def make_optimiser(
     # amsgrad and coupled decay (L2) as in the authors' code of April 2019.
     optimiser = torch.optim.Adam(network.parameters(), weight_decay=WEIGHT_DECAY, amsgrad=True, fused=fused)
     return optimiser, PlateauSchedule(most_epochs=epochs or MOST_EPOCHS)
+
+
+def moment_names(optimiser: torch.optim.Optimizer, group: Mapping[str, Any]) -> set[str]:
+    """What an optimiser of ``make_optimiser`` keeps of every parameter of a group, once it has taken a step."""
+    if isinstance(optimiser, torch.optim.SGD):
+        return {"momentum_buffer"}
+    if isinstance(optimiser, Muon):
+        return {"momentum"} if group["orthogonal"] else {"step", "mean", "square"}
+    return {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
 
 
 def clips(recipe: Recipe, budget_seconds: float | None) -> bool:

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""What a checkpoint may say of them."""
 
 INITIAL_RATE = 3e-4
 DROP = 0.2
@@ -24,11 +32,11 @@ class PlateauSchedule:
     improvement (1e-3, absolute) are those of the authors' code.
     """
 
-    rate: float = INITIAL_RATE
-    average: float | None = None
-    best: float | None = None
-    waited: int = 0
-    epochs_done: int = 0
+    rate: Rate = INITIAL_RATE
+    average: Finite | None = None
+    best: Finite | None = None
+    waited: Count = 0
+    epochs_done: Count = 0
     most_epochs: int = MOST_EPOCHS
 
     def end_epoch(self, loss: float) -> None:
@@ -54,7 +62,7 @@ class PolySchedule:
 
     peak: float
     most_epochs: int = MOST_EPOCHS
-    epochs_done: int = 0
+    epochs_done: Count = 0
 
     @property
     def rate(self) -> float:
@@ -80,8 +88,8 @@ class BudgetSchedule:
 
     seconds: float
     peak: float
-    spent: float = 0.0
-    epochs_done: int = 0
+    spent: Seconds = 0.0
+    epochs_done: Count = 0
 
     WARM_UP: ClassVar[float] = 0.03
 

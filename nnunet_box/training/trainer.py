@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,15 @@ from torch import Tensor
 
 from nnunet_box.cpus import usable_threads
 from nnunet_box.dataset.splits import Fold
-from nnunet_box.errors import NnboxError, UsageError
-from nnunet_box.files import recover_replaced, write_beside
+from nnunet_box.disk import tell_if_tight
+from nnunet_box.errors import InvalidData, NnboxError, UsageError
 from nnunet_box.inference.torch_runtime import choose_device
 from nnunet_box.interrupts import Interrupted, patient
 from nnunet_box.network.unet import UNet, for_device
 from nnunet_box.planning.plan import FIRST_STAGE, Plan
 from nnunet_box.planning.variant import recipe
 from nnunet_box.progress import say
+from nnunet_box.temporary import recover_replaced
 from nnunet_box.training.acceleration import Acceleration, room_for_cases
 from nnunet_box.training.batches import NO_AUGMENTATION, TRAINING, VALIDATION, BatchSource, Key, batch_loader
 from nnunet_box.training.budget import (
@@ -32,8 +32,18 @@ from nnunet_box.training.budget import (
     batches_an_epoch,
     seconds_a_sample,
 )
-from nnunet_box.training.checkpoint import checkpoint_state, load_checkpoint, save_checkpoint, save_weights
+from nnunet_box.training.checkpoint import (
+    AGAIN,
+    STATE,
+    checkpoint_state,
+    load_checkpoint,
+    restored,
+    save_checkpoint,
+    save_weights,
+    training_bytes,
+)
 from nnunet_box.training.optimisation import CLIP_NORM, clips, make_optimiser
+from nnunet_box.training.run_log import LOG, Progress, write_log
 from nnunet_box.training.schedule import BudgetSchedule
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.step import TrainingStep
@@ -46,21 +56,6 @@ SAVES_AT_MOST = 0.05
 MOST_INTERVALS = 10
 """Of ``checkpoint_seconds`` that may pass between two checkpoints for that reason."""
 WEIGHTS = "weights.safetensors"
-
-
-@dataclass
-class Progress:
-    """What a run has come to. batch_size and batches_per_epoch are the plan's unless a budget changed them. losses,
-    epoch_seconds: of the epoch that has begun.
-    """
-
-    batch_size: int
-    batches_per_epoch: int
-    epoch: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    epoch_seconds: float = 0.0
 
 
 class Trainer:
@@ -122,6 +117,7 @@ class Trainer:
         elif self.settings.budget_seconds is not None:
             self._fit_to_budget(self.settings.budget_seconds)
         weights = self.folder / WEIGHTS
+        tell_if_tight(self.folder, training_bytes(self.network), f"Training {self.settings.model}")
         with patient("training ends after this batch and its checkpoint; once more ends it at once") as self.check:
             self._epochs()
             save_weights(weights, self.network)
@@ -290,9 +286,7 @@ class Trainer:
             "seconds": seconds,
         }
         self.progress.history.append(line)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        write_log(self.folder / LOG, self.progress.history)
         say(
             f"{self.settings.model} fold {self.settings.fold} epoch {self.progress.epoch}: loss {loss:.4f}, "
             f"validation Dice {overlap:.3f}, rate {rate:.1e}, {self._time_left(seconds)}"
@@ -320,27 +314,25 @@ class Trainer:
 
     def _restore(self) -> None:
         state = checkpoint_state(self.checkpoint)
-        if state["settings"] != self.settings.identity():
+        if state.get("settings") != self.settings.identity():
             raise UsageError(
-                f"{self.checkpoint} is of a run with other settings ({state['settings']}); use them, or --restart."
+                f"{self.checkpoint} is of a run with other settings ({state.get('settings')}); use them, or --restart."
             )
-        if ("seconds" in state["schedule"]) != isinstance(self.schedule, BudgetSchedule):
+        schedule = restored(dict[str, Any], state.get("schedule"), self.checkpoint, "schedule")
+        if ("seconds" in schedule) != isinstance(self.schedule, BudgetSchedule):
             raise UsageError(
                 f"{self.checkpoint}: one of the two runs has a --budget and the other none; use the same, or --restart."
             )
-        load_checkpoint(self.checkpoint, self.network, self.optimizer)
-        kept = dict(state["schedule"])
         # A longer run than first asked for is a fair wish.
-        for name in ("most_epochs", "seconds", "peak"):
-            kept.pop(name, None)
-        self.schedule = replace(self.schedule, **kept)
-        self.progress = Progress(**state["progress"])
-        write_log(self.folder / "log.jsonl", self.progress.history)
+        asked = {
+            name: value for name, value in asdict(self.schedule).items() if name in ("most_epochs", "seconds", "peak")
+        }
+        self.schedule = restored(type(self.schedule), schedule | asked, self.checkpoint, "schedule")
+        self.progress = restored(Progress, state.get("progress"), self.checkpoint, "progress")
+        if len(self.progress.losses) > self.progress.batches_per_epoch:
+            expected = f"losses of at most {self.progress.batches_per_epoch} batches"
+            raise InvalidData(self.checkpoint / STATE, expected, f"{len(self.progress.losses)}", AGAIN)
+        load_checkpoint(self.checkpoint, self.network, self.optimizer)
+        write_log(self.folder / LOG, self.progress.history)
         begun = f" and {len(self.progress.losses)} batches" if self.progress.losses else ""
         say(f"Continuing after epoch {self.progress.epoch}{begun}")
-
-
-def write_log(file: Path, history: list[dict[str, Any]]) -> None:
-    """The log as the checkpoint knows it: epochs after the checkpoint are done again."""
-    with write_beside(file) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in history), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -43,9 +44,20 @@ def test_convert_with_name_json_and_overwriting(nnbox, decathlon, tmp_path):
     assert (result["dataset"], result["training"], result["test"], result["groups"]) == ("mine", 5, 2, 5)
     assert json.loads((tmp_path / "ws/datasets/mine/dataset.json").read_text())["name"] == "mine"
 
-    again = nnbox(*arguments)
-    assert again.returncode == 2
-    assert "--overwrite" in again.stderr and again.stdout == ""
+    before = (tmp_path / "ws/datasets/mine/dataset.json").stat().st_ino
+    again = nnbox(*arguments, "--json")
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert "was converted from these files before" in again.stderr
+    assert (tmp_path / "ws/datasets/mine/dataset.json").stat().st_ino == before
+    (tmp_path / "ws/datasets/mine/labelsTr/spleen_2.nii.gz").unlink()
+    incomplete = nnbox(*arguments)
+    assert incomplete.returncode == 2
+    assert "--overwrite" in incomplete.stderr and incomplete.stdout == ""
+    assert nnbox(*arguments, "--overwrite").returncode == 0
+    os.utime(decathlon / "labelsTr/spleen_2.nii.gz", ns=(1, 1))
+    changed = nnbox(*arguments)
+    assert changed.returncode == 2
+    assert "--overwrite" in changed.stderr and changed.stdout == ""
     (tmp_path / "ws/datasets/mine/stale").touch()
     assert nnbox(*arguments, "--overwrite").returncode == 0
     assert not (tmp_path / "ws/datasets/mine/stale").exists()

@@ -326,3 +326,13 @@ def test_hippocampus_says_that_pairs_cannot_be_told(tmp_path):
         tmp_path / "Task04_Hippocampus", ["hippocampus_001"], [], ("MRI",), ("Anterior", "Posterior")
     )
     assert any("left and right" in message for message in Decathlon().recognise(root).messages)
+
+
+def test_one_damaged_test_image_is_one_cases_affair(decathlon):
+    images = decathlon / "imagesTs"
+    (images / "spleen_1.nii.gz").write_bytes(b"<html>")
+    assert [case.id for case in Decathlon().test_cases(images, channels=1)] == ["spleen_1", "spleen_7"]
+    save(images / "spleen_1.nii.gz", np.zeros((6, 7, 4, 2), np.int16))
+    assert [case.id for case in Decathlon().test_cases(images, channels=1)] == ["spleen_1", "spleen_7"]
+    with pytest.raises(InvalidData, match="3 channels; found"):
+        Decathlon().test_cases(images, channels=3)

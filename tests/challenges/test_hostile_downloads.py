@@ -16,8 +16,8 @@ from tiny_downloads import gunzip
 
 from nnbox_challenges.acdc import Acdc
 from nnunet_box.cli.app import main
-from nnunet_box.dataset.untrusted import check_source
-from nnunet_box.dataset.volumes import check_gzip, read_volume
+from nnunet_box.dataset.untrusted import check_gzip, check_source
+from nnunet_box.dataset.volumes import read_volume
 from nnunet_box.errors import InvalidData
 
 PATIENT = "training/patient001"

@@ -220,3 +220,11 @@ def test_a_volume_of_real_size_fits_in_one_and_a_half_times_its_bytes(tmp_path):
     assert peak <= 1.5 * size, f"{peak / 2**20:.0f} MiB for a volume of {size / 2**20:.0f} MiB"
     assert read_volume(Path(tmp_path / "set" / "imagesTr" / "volume-0_0000.nii.gz")).array[599, 150, 170] == 599
     print(f"peak {peak / 2**20:.0f} MiB")
+
+
+def test_one_damaged_test_volume_is_one_cases_affair(tmp_path):
+    root = write_lits(tmp_path / "LiTS") / "LITS-Challenge-Test-Data"
+    (root / "test-volume-10.nii").write_bytes(b"<html>")
+    cases = Lits().test_cases(root, 1)
+    assert [case.id for case in cases] == ["test-volume-2", "test-volume-10", "test-volume-59"]
+    assert cases[2].repair.reasons

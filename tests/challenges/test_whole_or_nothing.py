@@ -16,7 +16,8 @@ from nnbox_challenges.acdc import Acdc
 from nnbox_challenges.decathlon import Decathlon
 from nnunet_box.dataset.dataset import find_dataset, load_dataset
 from nnunet_box.errors import InvalidData, NnboxError, UsageError
-from nnunet_box.files import PARTIAL_MARK, TEMPORARY_MARK, continue_beside, sweep_stale
+from nnunet_box.files import PARTIAL_MARK, continue_beside
+from nnunet_box.temporary import TEMPORARY_MARK
 
 STOPS_AT_THE_THIRD_CASE = """
 import sys, time
@@ -137,17 +138,6 @@ def test_leftover_that_is_almost_complete_is_no_data_set(acdc, converted, tmp_pa
     folder = converted(Acdc(), acdc)
     shutil.copytree(folder, folder.with_name(f"{TEMPORARY_MARK}0123abcd-other"))
     assert find_dataset(tmp_path / "ws", None) == folder
-
-
-def test_sweeping_spares_what_others_are_writing(tmp_path):
-    for name in ("0123abcd-acdc", "0123abcd-old-acdc", "0123abcd-acdc2", "0123abcd-my-acdc"):
-        (tmp_path / f"{TEMPORARY_MARK}{name}").mkdir()
-    assert sweep_stale(tmp_path / "acdc") == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"{TEMPORARY_MARK}0123abcd-acdc2",
-        f"{TEMPORARY_MARK}0123abcd-my-acdc",
-    ]
-    assert sweep_stale(tmp_path / "nowhere" / "acdc") == 0
 
 
 def test_overwriting_replaces_the_whole_folder(acdc, converted):

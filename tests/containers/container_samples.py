@@ -8,10 +8,11 @@ from pathlib import Path
 from nnunet_box.bundle import Bundle, load_bundle, write_bundle
 from nnunet_box.evaluation.postprocessing import Postprocessing, PostprocessingDecision
 from nnunet_box.evaluation.selection import Candidate, Selection
-from nnunet_box.files import TEMPORARY_MARK, write_json
+from nnunet_box.files import write_json
 from nnunet_box.planning.fingerprint import Fingerprint
 from nnunet_box.planning.plan import Plan
 from nnunet_box.planning.planner import make_plan
+from nnunet_box.temporary import TEMPORARY_MARK
 from nnunet_box.workspace import Workspace
 
 LABELS = {0: "background", 1: "RV", 2: "MLV", 3: "LVC"}

@@ -32,7 +32,7 @@ from image_samples import (
 
 from nnbox_containers.engine import Mount, RunLimits, RunResult
 from nnunet_box.dataset.volumes import save_nifti
-from nnunet_box.files import TEMPORARY_MARK
+from nnunet_box.temporary import TEMPORARY_MARK
 
 pytestmark = pytest.mark.docker
 FAILED, USAGE, INVALID, KILLED, TERMINATED, INTERRUPTED = 1, 2, 3, 137, 143, 130

@@ -11,8 +11,8 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_box.dataset.geometry import Geometry
+from nnunet_box.dataset.untrusted import check_gzip
 from nnunet_box.dataset.volumes import (
-    check_gzip,
     is_volume,
     read_header,
     read_volume,

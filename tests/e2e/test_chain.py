@@ -11,7 +11,7 @@ import pytest
 from e2e_files import pickles, same_grid
 from e2e_run import TINY, nnbox
 
-from nnunet_box.files import TEMPORARY_MARK
+from nnunet_box.temporary import TEMPORARY_MARK
 
 NAMES = [f"patient{number}_{phase}.nii.gz" for number in (101, 102) for phase in ("ED", "ES")]
 

@@ -12,7 +12,7 @@ import time
 import pytest
 from e2e_run import TINY, nnbox, start_nnbox
 
-from nnunet_box.files import TEMPORARY_MARK
+from nnunet_box.temporary import TEMPORARY_MARK
 
 PATIENCE_SECONDS = 600
 
@@ -65,6 +65,29 @@ def test_interrupt_ends_with_130_and_says_how_to_go_on(finished, tmp_path):
     assert process.returncode == 130
     assert "run the same command again" in err.splitlines()[-1]
     assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_job_leaves_a_checkpoint(finished, tmp_path):
+    """As a scheduler sends it: the workers get it too, and each process once more from its parent."""
+    workspace = tmp_path / "nnbox"
+    shutil.copytree(finished / "datasets", workspace / "datasets")
+    shutil.copytree(finished / "preprocessed", workspace / "preprocessed")
+    endless = ["--epochs", "1000", "--batches-per-epoch", "2", "--workers", "1", "--device", "cpu"]
+    one = ["--configuration", "2d", "--fold", "0", "--checkpoint-every", "1h"]
+    process = start_nnbox("train", "acdc", *one, *endless, "--workspace", workspace, folder=tmp_path)
+    fold = workspace / "models" / "acdc" / "2d" / "fold_0"
+    started = time.monotonic()
+    while not (fold / "log.jsonl").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() - started < PATIENCE_SECONDS
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "Traceback" not in err
+    assert (fold / "checkpoint" / "state.json").is_file()
 
 
 def test_a_full_disk_leaves_nothing_under_a_final_name(download, tmp_path):

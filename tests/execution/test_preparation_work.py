@@ -25,12 +25,13 @@ from nnunet_box.dataset.volumes import save_nifti
 from nnunet_box.errors import InvalidData, NnboxError
 from nnunet_box.execution import prepare
 from nnunet_box.execution.prepare import plan_dataset, preprocess_configurations
-from nnunet_box.files import TEMPORARY_MARK, fill_beside
+from nnunet_box.files import fill_beside
 from nnunet_box.parallel import map_cases
 from nnunet_box.preprocessing import fingerprint
 from nnunet_box.preprocessing.fingerprint import CaseFacts, extract_fingerprint
 from nnunet_box.preprocessing.intensities import ValueHistogram
 from nnunet_box.preprocessing.pipeline import prepare_case
+from nnunet_box.temporary import TEMPORARY_MARK
 from nnunet_box.workspace import Workspace
 from tests.execution.cascade_samples import write_cases
 
@@ -122,8 +123,8 @@ def test_a_case_is_on_the_disk_before_it_has_its_name_and_folders_are_synced_onc
     monkeypatch.setattr(Path, "rename", note_rename)
     (store,) = preprocess_configurations(workspace, dataset, plan, ["3d_fullres"], processes=1)
     assert placed == {case.id: set() for case in dataset.cases}, "every file of a case before its name"
-    assert synced.count(store.stat().st_ino) == 2, "after the cases, after stage.json"
-    assert len(synced) == len(STORED) * CASES + 3, "and stage.json"
+    assert synced.count(store.stat().st_ino) == 3, "after its key, after the cases, after stage.json"
+    assert len(synced) == len(STORED) * CASES + 5, "and those two files"
 
 
 def _one_fails(number: int, folder: Path) -> str:
@@ -263,6 +264,13 @@ def test_workers_of_all_pools_come_from_one_server() -> None:
     assert os.getpid() not in parents
 
 
+def test_workers_are_as_many_as_the_cores_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler gives a job a few of a machine's cores."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert {parent for _, parent in map_cases(_parent, [1, 2, 3], "parents")} == {os.getppid()}, "in this process"
+
+
 def _note(number: int, folder: Path) -> int:
     (folder / str(number)).write_text("begun")
     time.sleep(0.02)
@@ -286,7 +294,7 @@ def test_an_interrupt_between_cases_leaves_no_temporary_folder(
     plan = plan_dataset(workspace, dataset, processes=1)
 
     @contextmanager
-    def interrupted(folder: Path):
+    def interrupted(folder: Path, needed: object):
         def put(name: str) -> None:
             raise KeyboardInterrupt
 

@@ -100,9 +100,9 @@ def test_a_scan_is_predicted_once_and_scored_against_both_raters(
     folder = tmp_path / "fold_0" / "validation"
     folder.mkdir(parents=True)
     settings = TrainingSettings(configuration="3d_fullres", fold=0, device="cpu")
-    for _ in range(2):  # Validated again: the files of the first time are replaced.
+    for _ in range(2):  # Validated again: the files of the first time stay.
         fold_module.validate_fold(dataset, plan, fold, settings, folder.parent / "weights.safetensors")
-    assert predicted == ["p0_mask1.probabilities.b2nd"] * 2
+    assert predicted == ["p0_mask1.probabilities.b2nd"]
     assert (folder / "p0_mask1.nii.gz").samefile(folder / "p0_mask2.nii.gz")
     assert (folder / "p0_mask2.probabilities.b2nd").read_bytes() == b"softmax"
     summary = read_json(folder / "summary.json")

@@ -45,6 +45,10 @@ def nan_image(file: Path) -> None:
     write_nifti(file, array, Geometry(SHAPE, (1.0, 1.0, 1.0)))
 
 
+def in_another_unit(file: Path) -> None:
+    write_nifti(file, voxels(), Geometry(SHAPE, (1000.0, 1000.0, 1000.0)))
+
+
 def two_channels(file: Path) -> None:
     import nibabel
 
@@ -58,6 +62,7 @@ BAD = {
     ),
     "text": (lambda file: file.write_text("not an image"), "NIfTI"),
     "nan": (nan_image, r"1 NaN or infinite, the first at \(1, 2, 3\)"),
+    "unit": (in_another_unit, "a spacing near the plan's .* by which each voxel becomes 1e"),
     "two": (two_channels, "2 along the fourth axis"),
     "link": (lambda file: file.symlink_to("/nowhere/a.nii.gz"), "a link to /nowhere"),
 }
@@ -159,7 +164,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(predictor: Predicto
     real = files._sync
 
     def full(path: Path) -> None:
-        if "-b.nii.gz" in path.name or (tmp_path / "full").exists():
+        if path.name == "b.nii.gz" or (tmp_path / "full").exists():
             (tmp_path / "full").touch()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(path)

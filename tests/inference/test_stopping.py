@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from front_end_samples import make_model, record_of, write_image
 
-from nnunet_box.dataset.volumes import check_gzip
-from nnunet_box.files import TEMPORARY_MARK
+from nnunet_box.dataset.untrusted import check_gzip
+from nnunet_box.temporary import TEMPORARY_MARK
 
 MOST_SECONDS = 5
 HERE = Path(__file__).parent
