@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import prod
 from typing import Any
 
-import torch
 from scale.data_sets import DataSet
-from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_box.inference.tiles import tile_starts
-from nnunet_box.network.unet import UNet
 from nnunet_box.planning.plan import CASCADE, Configuration, Plan
 from nnunet_box.preprocessing.store import MOST_LOCATIONS
 from nnunet_box.training.schedule import MOST_EPOCHS
@@ -39,25 +35,37 @@ class Network:
     forward: int
 
 
-@cache
-def network_of(configuration: str, inputs: int, classes: int) -> Network:
-    """A configuration's network (its JSON), counted by torch on tensors without values."""
-    chosen = Configuration.model_validate_json(configuration)
-    with torch.device("meta"):
-        network = UNet(chosen, inputs, classes)
-        batch = torch.empty((chosen.batch_size, inputs, *chosen.patch_size))
-        with FlopCounterMode(display=False) as forward:
-            logits = network(batch)
-        with FlopCounterMode(display=False) as backward:
-            logits.sum().backward()
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    passes = forward.get_total_flops() // 2, backward.get_total_flops() // 2
-    return Network(parameters, sum(passes), passes[0] // chosen.batch_size)
+def network_of(configuration: Configuration, inputs: int, classes: int) -> Network:
+    """The paper's network of a configuration, convolution by convolution (``network/unet.py``).
+
+    Backwards a convolution costs as much for its weights and again for what comes before it; before the first one comes
+    nothing that is learnt.
+    """
+    features, kernels = configuration.features, configuration.conv_kernel_sizes
+    voxels = [prod(configuration.patch_size)]
+    for pool in configuration.pool_kernel_sizes:
+        voxels.append(voxels[-1] // prod(pool))
+    convolved: list[tuple[int, int]] = []  # Weights, and how often each is multiplied.
+    scales = 0  # Biases, and both numbers of each norm.
+    for stage, (width, before) in enumerate(zip(features, [inputs, *features], strict=False)):
+        convolved += [(maps * width * prod(kernels[stage]), voxels[stage]) for maps in (before, width)]
+        scales += 2 * 3 * width
+    for stage, (width, below) in enumerate(pairwise(features)):
+        convolved.append((below * width * prod(configuration.pool_kernel_sizes[stage]), voxels[stage + 1]))
+        convolved += [(maps * width * prod(kernels[stage]), voxels[stage]) for maps in (2 * width, width)]
+        scales += 2 * 3 * width
+    convolved.append((features[0] * classes, voxels[0]))
+    forward = sum(prod(one) for one in convolved)
+    return Network(
+        parameters=scales + sum(weights for weights, _ in convolved),
+        step=configuration.batch_size * (3 * forward - prod(convolved[0])),
+        forward=forward,
+    )
 
 
 def plan_network(plan: Plan, model: str) -> Network:
     """The network of one of a plan's models."""
-    return network_of(plan.configuration_of(model).model_dump_json(), plan.inputs_of(model), len(plan.labels))
+    return network_of(plan.configuration_of(model), plan.inputs_of(model), len(plan.labels))
 
 
 @dataclass(frozen=True)

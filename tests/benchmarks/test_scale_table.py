@@ -8,12 +8,15 @@ from math import prod
 from pathlib import Path
 
 import pytest
+import torch
 from scale.__main__ import DOCUMENT, kept
 from scale.__main__ import lines as kept_lines
 from scale.cost import Speed, disk, network_of, plan_network, trainings
 from scale.data_sets import DataSet
 from scale.text import BEGIN, END, details, tables
+from torch.utils.flop_counter import FlopCounterMode
 
+from nnunet_box.network.unet import UNet
 from nnunet_box.planning.plan import Configuration
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "planning" / "reference_plans.json").read_text())
@@ -59,7 +62,7 @@ def test_multiply_adds_and_parameters_of_a_network_of_two_stages():
         "decoder": (60 * 30 + 30 * 30) * kernels["in plane"] * fine,
         "head": 30 * classes * fine,
     }
-    counted = network_of(TWO_STAGES.model_dump_json(), inputs, classes)
+    counted = network_of(TWO_STAGES, inputs, classes)
     assert counted.forward == sum(weights.values())
     # Back through all of them, once for the weights and once for what comes before; nothing comes before the image.
     first = inputs * 30 * kernels["in plane"] * fine
@@ -67,6 +70,22 @@ def test_multiply_adds_and_parameters_of_a_network_of_two_stages():
     convolved = (inputs * 30 + 30 * 30 + 60 * 30 + 30 * 30) * 9 + (30 * 60 + 60 * 60) * 27 + 60 * 30 * 4 + 30 * classes
     biases_and_norms = 3 * (4 * 30 + 2 * 60)
     assert counted.parameters == convolved + biases_and_norms
+
+
+@pytest.mark.parametrize(("task", "model"), [("Task05_Prostate", "3d_fullres"), ("Task04_Hippocampus", "2d")])
+def test_counts_are_torchs_own(task, model):
+    plan = data_set(task).plan()
+    configuration, inputs = plan.configuration_of(model), plan.inputs_of(model)
+    with torch.device("meta"):
+        network = UNet(configuration, inputs, len(plan.labels))
+        with FlopCounterMode(display=False) as counter:
+            logits = network(torch.empty((configuration.batch_size, inputs, *configuration.patch_size)))
+            forward = counter.get_total_flops() // 2
+            logits.sum().backward()
+    counted = plan_network(plan, model)
+    assert counted.forward * configuration.batch_size == forward
+    assert counted.step == counter.get_total_flops() // 2
+    assert counted.parameters == sum(parameter.numel() for parameter in network.parameters())
 
 
 @pytest.mark.parametrize(
