@@ -198,13 +198,14 @@ def test_a_kill_while_a_checkpoint_is_replaced_loses_nothing(
     def die(self: Path, target: Path) -> Path:
         nonlocal moves
         moves += self.name == "checkpoint"
-        if moves == 2 and target.name == "checkpoint":
+        # Of the first checkpoint one, of the second the older one away, then this.
+        if moves == 3 and target.name == "checkpoint":
             raise SystemExit
         return rename(self, target)
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", die)
-        patched.setattr("nnunet_box.files._remove", lambda path: None)
+        patched.setattr("nnunet_box.temporary.remove", lambda path: None)
         with pytest.raises(SystemExit):
             trainer(store, tmp_path / "killed").run(resume=False)
     assert not (tmp_path / "killed" / "checkpoint").exists()
