@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nnunet_box.execution.graph import Task
-from nnunet_box.execution.run_task import command_line, end_with_parent
+from nnunet_box.execution.run_task import command_line, terminate_with_parent
 from nnunet_box.workspace import Workspace
 
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
@@ -85,7 +85,7 @@ class LocalExecutor:
             stdin=subprocess.DEVNULL,
             env=environment,
             start_new_session=True,
-            preexec_fn=end_with_parent,
+            preexec_fn=terminate_with_parent,
         )
         self._running[task.name] = (process, slot)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nnunet_box
 from nnunet_box.execution.records import log_file
-from nnunet_box.execution.run_task import command_line, end_with_parent
+from nnunet_box.execution.run_task import command_line, terminate_with_parent
 from nnunet_box.workspace import Workspace
 
 LOOK_EVERY_SECONDS = 0.5
@@ -50,7 +50,7 @@ def run_on_node(
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=end_with_parent,
+            preexec_fn=terminate_with_parent,
         )
     while True:
         try:

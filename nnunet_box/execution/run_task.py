@@ -81,7 +81,7 @@ def _watched(log: Path, argv: Sequence[str]) -> int:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=end_with_parent,
+                preexec_fn=terminate_with_parent,
             )
             for number in early:
                 process.send_signal(number)
@@ -92,7 +92,7 @@ def _watched(log: Path, argv: Sequence[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def end_with_parent() -> None:
+def terminate_with_parent() -> None:
     """Linux sends the process SIGTERM when its parent dies, however it dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
