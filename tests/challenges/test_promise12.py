@@ -242,7 +242,7 @@ def test_conversion_of_the_same_download_gives_the_same_bytes(zenodo, tmp_path):
     for name in ("one", "two"):
         Promise12().convert(recognition, tmp_path / name)
     files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]
-    assert len(files) == 5 + 5 + 5 + 3
+    assert len(files) == 5 + 5 + 5 + 4
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
 
 
