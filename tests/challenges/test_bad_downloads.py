@@ -17,6 +17,7 @@ from nnbox_challenges.acdc import Acdc
 from nnbox_challenges.decathlon import Decathlon
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import PARTIAL_MARK
+from nnunet_box.temporary import LOCK
 
 ACDC_SPACING = (1.5625, 1.25, 8.0)
 
@@ -31,7 +32,7 @@ def refused(convert, adapter, source, file, expected, found, nothing_at):
     assert found in error.found
     assert error.fix.endswith(".")
     assert error.exit_code == 3
-    left = [path for path in nothing_at.rglob("*") if path.is_file()]
+    left = [path for path in nothing_at.rglob("*") if path.is_file() and path.name != LOCK]
     assert all(PARTIAL_MARK in str(path) for path in left)
     notes = {path.stem for path in left if path.parent.name == "notes"}
     cases = {re.sub(r"(_\d{4})?\.nii\.gz$", "", path.name) for path in left if path.parent.name != "notes"}

@@ -180,7 +180,7 @@ def test_workers_change_nothing(lits, tmp_path):
     for workers in (1, 2):
         Lits().convert(recognition, tmp_path / str(workers), workers=workers)
     files = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*") if path.is_file())
-    assert len(files) == 15
+    assert len(files) == 16
     assert all((tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes() for file in files)
 
 

@@ -88,10 +88,16 @@ def make_selected_model(workspace: Path, dataset: str) -> None:
         (raw / folder / name).touch()
     names = {name: value for value, name in LABELS.items()}
     write_json(raw / "dataset.json", {"channel_names": {"0": "MRI"}, "labels": names, "file_ending": ".nii.gz"})
-    write_json(paths.plan, small_plan(dataset).model_dump(mode="json", exclude_none=True))
+    # Here, as most tests need no network.
+    from nnunet_box.network.unet import UNet
+    from nnunet_box.training.checkpoint import save_weights
+
+    plan = small_plan(dataset)
+    write_json(paths.plan, plan.model_dump(mode="json", exclude_none=True))
     for fold in (0, 1):
         paths.fold("2d", fold).mkdir(parents=True)
-        (paths.fold("2d", fold) / "weights.safetensors").write_bytes(bytes([fold]) * 100)
+        network = UNet(plan.configurations["2d"], plan.inputs_of("2d"), len(plan.labels))
+        save_weights(paths.fold("2d", fold) / "weights.safetensors", network)
     candidate = Candidate(configurations=("2d",), dice={1: 0.7, 2: 0.8, 3: 0.9}, mean_foreground_dice=0.8)
     decision = PostprocessingDecision(cases=1, trials=(), postprocessing=Postprocessing(steps=((3,),)))
     selection = Selection(
