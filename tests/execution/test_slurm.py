@@ -40,7 +40,7 @@ def one_thread() -> Iterator[None]:
 def cancelled(tmp_path: Path) -> Iterator[None]:
     """Whatever happens, no job of the test stays."""
     yield
-    for file in tmp_path.rglob("record.json"):
+    for file in tmp_path.glob("*/tasks/*/*/record.json"):
         job = json.loads(file.read_text()).get("job")
         if job:
             subprocess.run(["scancel", job], capture_output=True)
@@ -66,7 +66,7 @@ def queue(workspace: Workspace) -> dict[str, str]:
     """Task to state of the jobs that a workspace's records name."""
     lines = [line.split("|") for line in slurm("squeue", "--noheader", "--format=%i|%T").splitlines()]
     jobs = {job: state for job, state in lines}
-    found = (Record.model_validate_json(file.read_text()) for file in workspace.root.rglob("record.json"))
+    found = (Record.model_validate_json(file.read_text()) for file in workspace.root.glob("tasks/*/*/record.json"))
     return {record.task: jobs[record.job] for record in found if record.job in jobs}
 
 
@@ -80,7 +80,7 @@ def wait(workspace: Workspace, condition: Callable[[], object], what: str) -> No
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         if time.monotonic() > deadline:
-            logs = {file.parent.name: file.read_text()[-800:] for file in workspace.root.rglob("*.txt")}
+            logs = {file.parent.name: file.read_text()[-800:] for file in workspace.root.glob("tasks/*/*/*.txt")}
             pytest.fail(f"no {what} in {PATIENCE_SECONDS} s: {slurm('squeue')} {json.dumps(logs, indent=1)}")
         time.sleep(0.1)
 
