@@ -18,6 +18,7 @@ PAGES = (
     "docs/results.md",
     "docs/fidelity.md",
     "docs/scale.md",
+    "docs/reliability.md",
 )
 
 
