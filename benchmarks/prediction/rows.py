@@ -37,7 +37,8 @@ ROWS = {
         long=True,
         why="one turn; the 75 s beyond the network are sums of 64 windows in float16, whose conversion numpy does "
         "value by value (22 s of processor time, 9 s in float32, on a busy machine), export (12 to 19 s), reading, "
-        "resampling and writing, all on one thread while the network waited; since then they run beside the next call, which this row has not seen yet",
+        "resampling and writing, all on one thread while the network waited; since then they run beside the "
+        "next call, which this row has not seen yet",
         limit_seconds=3600.0,
     ),
     "predict-ct-peer": Row(
