@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.evaluation.summary import read_summary, summary_dice
 from nnunet_box.execution.fold import train_fold
+from nnunet_box.execution.folds import VALIDATION
 from nnunet_box.files import write_json
 from nnunet_box.planning.variant import SEPARATOR, model_name
 from nnunet_box.progress import say
@@ -86,7 +87,7 @@ def ablate(
         say(f"Network {number} of {len(rows)}: {SEPARATOR.join(names) or 'as in the paper'}")
         train_fold(workspace, dataset, replace(settings, variants=names, budget_seconds=budget))
         folder = workspace.fold(model_name(settings.configuration, names), settings.fold)
-        summary = read_summary(folder / "validation" / "summary.json")
+        summary = read_summary(folder / VALIDATION / "summary.json")
         mean = summary_dice(summary)
         reference = found[0].mean_foreground_dice if found else mean
         single = {label: summary_dice(summary, label) for label in labels}

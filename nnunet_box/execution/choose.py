@@ -126,8 +126,9 @@ def select_and_bundle(
     with held(workspace.lock("select"), f"the selection of {dataset.name}"):
         sweep_left(workspace.models)
         names, wanted = _resolved(workspace, dataset, models, folds)
-        if not is_selected(workspace, names, wanted):
-            with stage(workspace.models, _selection_key(workspace, names, wanted), {"folds": wanted}):
+        key = _selection_key(workspace, names, wanted)
+        if not _is_selected(workspace, key):
+            with stage(workspace.models, key, {"folds": wanted}):
                 select_dataset(workspace, dataset, names, wanted)
                 bundle_dataset(workspace, dataset)
     return load_selection(workspace.selection), load_bundle(workspace.bundle)
@@ -135,8 +136,12 @@ def select_and_bundle(
 
 def is_selected(workspace: Workspace, models: Sequence[str], folds: Sequence[int]) -> bool:
     """Whether the selection and the bundle are those of these folds as they are now."""
+    return _is_selected(workspace, _selection_key(workspace, models, folds))
+
+
+def _is_selected(workspace: Workspace, key: str) -> bool:
     there = workspace.selection.is_file() and (workspace.bundle / "bundle.json").is_file()
-    return there and is_done(workspace.models, _selection_key(workspace, models, folds))
+    return there and is_done(workspace.models, key)
 
 
 def _selection_key(workspace: Workspace, models: Sequence[str], folds: Sequence[int]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from nnunet_box.bundle import sha256
 from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.errors import InvalidData
 from nnunet_box.execution.stage import key_of
@@ -86,7 +86,6 @@ def _status(path: Path) -> list[int]:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError as error:
         raise InvalidData(path, "a file that can be read", str(error.strerror), "Restore it.") from error

@@ -16,6 +16,7 @@ from nnunet_box.disk import disk_errors
 from nnunet_box.errors import UsageError
 from nnunet_box.evaluation.summary import read_summary, summarise_pairs, summary_dice, write_summary
 from nnunet_box.execution.folds import (
+    VALIDATION,
     fold_inputs,
     fold_key,
     is_of_this_plan,
@@ -40,7 +41,6 @@ from nnunet_box.workspace import Workspace
 
 RUN, TRAINED, PREDICTED = "run", "trained", "predicted"
 """Files that say of which run a fold's checkpoint, its weights and its validation predictions are."""
-VALIDATION = "validation"
 
 
 def train_fold(

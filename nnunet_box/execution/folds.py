@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from nnunet_box.bundle import sha256
 from nnunet_box.dataset.cases import SourceCase
@@ -17,6 +18,9 @@ from nnunet_box.planning.plan import Plan
 from nnunet_box.planning.variant import model_name
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.workspace import Workspace
+
+VALIDATION = "validation"
+"""Of a fold: its network's predictions of the cases that it has not seen."""
 
 
 def training_name(model: str, fold: int) -> str:
@@ -40,12 +44,10 @@ def fold_key(
 
     previous: for a cascade, the label maps of its first stage (see ``previous_predictions``).
     """
-    fold = load_or_make_folds(workspace.splits, dataset)[settings.fold]
     # The three that say nothing are those that stood in the keys of folds trained by version 0.1.
     values = {**settings.of_the_result(), "device": "", "workers": None, "checkpoint_seconds": 0}
-    configuration = plan.configuration_of(settings.configuration).model_dump(mode="json")
     before = [] if previous is None else [content_key(previous)]
-    return key_of([values, configuration, fold.model_dump(), *before])
+    return key_of([values, *_network_and_cases(workspace, dataset, plan, settings), *before])
 
 
 def run_key(
@@ -56,10 +58,17 @@ def run_key(
     previous: Mapping[str, Path] | None = None,
 ) -> str:
     """What must stay the same for an unfinished fold to be continued."""
-    fold = load_or_make_folds(workspace.splits, dataset)[settings.fold]
-    configuration = plan.configuration_of(settings.configuration).model_dump(mode="json")
     before = None if previous is None else content_key(previous)
-    return key_of([settings.identity(), configuration, fold.model_dump(), before, dataset_key(workspace, dataset)])
+    design = _network_and_cases(workspace, dataset, plan, settings)
+    return key_of([settings.identity(), *design, before, dataset_key(workspace, dataset)])
+
+
+def _network_and_cases(
+    workspace: Workspace, dataset: Dataset, plan: Plan, settings: TrainingSettings
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A network's configuration, and the cases it is trained and validated on."""
+    fold = load_or_make_folds(workspace.splits, dataset)[settings.fold]
+    return plan.configuration_of(settings.configuration).model_dump(mode="json"), fold.model_dump()
 
 
 def fold_inputs(workspace: Workspace, dataset: Dataset) -> dict[str, str]:
@@ -101,7 +110,7 @@ def previous_predictions(
     found: dict[str, Path] = {}
     for number, fold in enumerate(load_or_make_folds(workspace.splits, dataset)):
         folder = workspace.fold(model, number)
-        files = {case: prediction_file(folder / "validation", cases[case]) for case in fold.val}
+        files = {case: prediction_file(folder / VALIDATION, cases[case]) for case in fold.val}
         if is_of_this_plan(workspace, dataset, plan, folder) and all(file.is_file() for file in files.values()):
             found |= files
         else:

@@ -16,7 +16,7 @@ from nnunet_box.errors import UsageError
 from nnunet_box.execution.choose import is_selected, select_and_bundle
 from nnunet_box.execution.contents import dataset_key
 from nnunet_box.execution.fold import fold_is_done, train_fold
-from nnunet_box.execution.folds import previous_predictions, training_name
+from nnunet_box.execution.folds import VALIDATION, previous_predictions, training_name
 from nnunet_box.execution.prepare import (
     are_preprocessed,
     check_configurations,
@@ -32,6 +32,7 @@ from nnunet_box.files import write_json
 from nnunet_box.planning.plan import Plan, load_plan
 from nnunet_box.planning.variant import model_name
 from nnunet_box.training.settings import TrainingSettings
+from nnunet_box.training.trainer import WEIGHTS
 from nnunet_box.workspace import Workspace
 
 Kind = Literal["plan", "preprocess", "train", "inputs", "select"]
@@ -218,7 +219,7 @@ class _Graph:
             "inputs",
             self._command("preprocess", "--previous-stage", name, *variant),
             ("preprocess", *(need for need in needs if need in own)),
-            tuple(self.workspace.fold(model_name(first, self.request.variants), fold) / "validation" for fold in folds),
+            tuple(self.workspace.fold(model_name(first, self.request.variants), fold) / VALIDATION for fold in folds),
             (self.workspace.case_store(model),),
             key_of([before, self.request.training(name, 0).of_the_result()]),
             is_done,
@@ -244,7 +245,7 @@ class _Graph:
             self._command("train", *training_arguments(settings)),
             ("preprocess",) if input_ is None else (input_.name,),
             (*stores, *(() if input_ is None else input_.outputs)),
-            (folder / "weights.safetensors", folder / "validation"),
+            (folder / WEIGHTS, folder / VALIDATION),
             key_of([(input_ or preprocess).key, settings.of_the_result()]),
             is_done,
             lambda: train_fold(self.workspace, self.dataset, settings),

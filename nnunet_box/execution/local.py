@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nnunet_box.execution.graph import Task
-from nnunet_box.execution.run_task import command_line, terminate_with_parent
+from nnunet_box.execution.run_task import command_line, exit_code, start_process
 from nnunet_box.workspace import Workspace
 
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
@@ -76,18 +76,11 @@ class LocalExecutor:
         slot = self._free() if task.gpu else None
         bound = slot is not None and len(self.slots) > 1
         cores = slot.cores if slot is not None and bound else None
-        argv, environment = list(task.argv), dict(os.environ)
+        environment = dict(os.environ)
         if slot is not None and slot.gpu is not None:
             environment[VISIBLE_GPUS] = slot.gpu
-        command = command_line(self.workspace, task.name, task.key, argv, cores)
-        process = subprocess.Popen(  # noqa: S603
-            command,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=terminate_with_parent,
-        )
-        self._running[task.name] = (process, slot)
+        command = command_line(self.workspace, task.name, task.key, task.argv, cores)
+        self._running[task.name] = (start_process(command, environment=environment), slot)
 
     def ended(self) -> list[tuple[str, int]]:
         """See ``schedule.Executor``."""
@@ -95,7 +88,7 @@ class LocalExecutor:
         for name, code in found:
             if code is not None:
                 del self._running[name]
-        return [(name, code if code >= 0 else 128 - code) for name, code in found if code is not None]
+        return [(name, exit_code(code)) for name, code in found if code is not None]
 
     def stop(self, at_once: bool) -> None:
         """See ``schedule.Executor``."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import socket
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import nnunet_box
 from nnunet_box.execution.records import log_file
-from nnunet_box.execution.run_task import command_line, terminate_with_parent
+from nnunet_box.execution.run_task import command_line, exit_code, start_process
 from nnunet_box.workspace import Workspace
 
 LOOK_EVERY_SECONDS = 0.5
@@ -44,20 +43,13 @@ def run_on_node(
     log = log_file(workspace, name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603
-            command_line(workspace, name, key, argv),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            preexec_fn=terminate_with_parent,
-        )
+        process = start_process(command_line(workspace, name, key, argv), output)
     while True:
         try:
             # Not wait(): Ray's interrupt does not wake a system call.
             while process.poll() is None:
                 time.sleep(LOOK_EVERY_SECONDS)
-            return process.returncode if process.returncode >= 0 else 128 - process.returncode, ""
+            return exit_code(process.returncode), ""
         except KeyboardInterrupt:
             process.terminate()
 

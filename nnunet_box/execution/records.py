@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import read_json, write_json
 from nnunet_box.locks import holder
+from nnunet_box.training.run_log import LOG
 from nnunet_box.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _state(workspace: Workspace, task: Task, jobs: Mapping[str, Jobs], asked: di
     # The command itself has a lock of the task's name: somebody may have typed it.
     if holder(task_lock(workspace, task.name)) is not None or holder(workspace.lock(task.name)) is not None:
         return "running"
-    begun = task.settings is not None and (task.outputs[0].parent / "log.jsonl").is_file()
+    begun = task.settings is not None and (task.outputs[0].parent / LOG).is_file()
     if record is None or record.key != task.key:
         return "unfinished" if begun else "waiting"
     scheduler = record.scheduler or ""

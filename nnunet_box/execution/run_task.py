@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from nnunet_box.execution.records import begun_record, log_file, now, read_record, task_lock, write_record
 from nnunet_box.interrupts import COME_BACK, SIGNALS
@@ -74,25 +75,38 @@ def _watched(log: Path, argv: Sequence[str]) -> int:
         with log.open("ab") as output:
             output.write(f"--- {now()} nnbox {' '.join(argv)}\n".encode())
             output.flush()
-            # A group of its own: Ctrl-C on a terminal comes through here, once.
-            process = subprocess.Popen(  # noqa: S603
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=terminate_with_parent,
-            )
+            process = start_process(command, output)
             for number in early:
                 process.send_signal(number)
             code = process.wait()
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-    return code if code >= 0 else 128 - code
+    return exit_code(code)
 
 
-def terminate_with_parent() -> None:
-    """Linux sends the process SIGTERM when its parent dies, however it dies."""
+def start_process(
+    command: Sequence[str], output: IO[bytes] | None = None, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process in a group of its own, as Ctrl-C on a terminal is handed on by its parent, once; on Linux it is
+    sent SIGTERM when its parent dies, however it dies. output: for what it prints, instead of this process's.
+    """
+    return subprocess.Popen(  # noqa: S603
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=_terminate_with_parent,
+    )
+
+
+def exit_code(returned: int) -> int:
+    """A process's return code as a shell has it: 128 and the signal's number where one killed it."""
+    return returned if returned >= 0 else 128 - returned
+
+
+def _terminate_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

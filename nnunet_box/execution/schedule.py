@@ -85,10 +85,11 @@ def walk(
     """
     progress = Walk(tasks, dict.fromkeys((task.name for task in tasks), "waiting"))
     attempts, codes = dict.fromkeys(progress.states, 0), dict.fromkeys(progress.states, 0)
+    asked: set[str] = set()
     with patient("tasks that run come to their end; once more ends them at once") as check:
         try:
             while True:
-                _settle(progress)
+                _settle(progress, asked)
                 for task in _ready(progress):
                     if executor.room_for(task):
                         attempts[task.name] += 1
@@ -116,14 +117,20 @@ def walk(
     return progress
 
 
-def _settle(progress: Walk) -> None:
-    """What waits and is done already, and what waits for something that has failed."""
+def _settle(progress: Walk, asked: set[str]) -> None:
+    """What waits and is done already, and what waits for something that has failed.
+
+    asked: tasks whose results were looked at, which is once for each, when what it needs is done: to look means to ask
+    the disk about every case, and a task may wait for a slot for days.
+    """
     for task in progress.of("waiting"):
         needs = [progress.states[need] for need in task.needs]
         if any(state in ("failed", "blocked") for state in needs):
             progress.states[task.name] = "blocked"
-        elif all(state == "done" for state in needs) and task.is_done():
-            progress.states[task.name] = "done"
+        elif task.name not in asked and all(state == "done" for state in needs):
+            asked.add(task.name)
+            if task.is_done():
+                progress.states[task.name] = "done"
 
 
 def _ready(progress: Walk) -> list[Task]:

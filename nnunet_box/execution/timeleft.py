@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nnunet_box.execution.graph import Task
 from nnunet_box.execution.records import State
+from nnunet_box.training.run_log import LOG
 from nnunet_box.training.schedule import MOST_EPOCHS
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.workspace import Workspace
@@ -28,7 +29,7 @@ class Far:
 
 def how_far(folder: Path, settings: TrainingSettings) -> Far:
     """Of one training, from its ``log.jsonl``. An upper bound where the paper's rule may end it earlier."""
-    seconds = _epochs(folder / "log.jsonl")
+    seconds = _epochs(folder / LOG)
     spent = sum(seconds)
     if settings.budget_seconds is not None:
         return Far(len(seconds), None, spent, max(0.0, settings.budget_seconds - spent))

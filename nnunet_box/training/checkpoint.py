@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from nnunet_box.bundle import sha256
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import read_json, write_beside, write_json
 from nnunet_box.network.tensors import put_weights, read_tensors
@@ -60,13 +60,8 @@ def save_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
         temporary.mkdir()
         save_file(tensors, temporary / NETWORK)
         save_file(moments, temporary / OPTIMIZER)
-        files = {name: _sha256(temporary / name) for name in (NETWORK, OPTIMIZER)}
+        files = {name: sha256(temporary / name) for name in (NETWORK, OPTIMIZER)}
         write_json(temporary / STATE, {"schema_version": SCHEMA, "files": files, **state})
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def checkpoint_state(folder: Path) -> dict[str, Any]:
@@ -85,7 +80,7 @@ def checkpoint_state(folder: Path) -> dict[str, Any]:
             raise InvalidData(folder / STATE, f"digests of {NETWORK} and {OPTIMIZER}", name, AGAIN)
         if not file.is_file():
             raise InvalidData(file, "a file of the checkpoint", "no such file", AGAIN)
-        found = _sha256(file)
+        found = sha256(file)
         if found != digest:
             raise InvalidData(file, f"the file that was saved, sha256 {digest}", f"{found}, a damaged one", AGAIN)
     return state

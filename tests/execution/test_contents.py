@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from nnbox_challenges.acdc import Acdc
 from nnunet_box.dataset.dataset import Dataset, load_dataset
 from nnunet_box.dataset.volumes import read_volume, write_labels_like
 from nnunet_box.errors import InvalidData, UsageError
@@ -19,13 +18,14 @@ from nnunet_box.execution import fold as fold_module
 from nnunet_box.execution.contents import dataset_key
 from nnunet_box.execution.fold import train_fold
 from nnunet_box.execution.graph import task_graph
-from nnunet_box.execution.prepare import are_preprocessed, existing_plan, plan_dataset, plan_is_current
+from nnunet_box.execution.prepare import are_preprocessed, existing_plan, plan_is_current
 from nnunet_box.execution.records import states
 from nnunet_box.execution.request import Request
 from nnunet_box.files import write_json
 from nnunet_box.planning.plan import load_plan
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.workspace import Workspace
+from tests.execution.acdc_samples import planned_cohort
 
 QUICK = TrainingSettings("2d", 0, epochs=1, batches_per_epoch=1, device="cpu", workers=0)
 
@@ -33,13 +33,9 @@ QUICK = TrainingSettings("2d", 0, epochs=1, batches_per_epoch=1, device="cpu", w
 @pytest.fixture(scope="module")
 def one_fold(acdc_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with one trained fold of 2D."""
-    root = tmp_path_factory.mktemp("contents")
-    adapter = Acdc()
-    adapter.convert(adapter.recognise(acdc_cohort), root / "datasets" / "acdc")
-    workspace, dataset = opened(root)
-    plan_dataset(workspace, dataset, memory_gb=1.0, processes=1)
+    workspace, dataset = planned_cohort(acdc_cohort, tmp_path_factory.mktemp("contents"))
     train_fold(workspace, dataset, QUICK)
-    return root
+    return workspace.root
 
 
 @pytest.fixture

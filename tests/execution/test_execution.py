@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nnbox_challenges.acdc import Acdc
 from nnunet_box.bundle import load_bundle
-from nnunet_box.dataset.dataset import Dataset, load_dataset
+from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.dataset.splits import load_or_make_folds
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.execution import fold as fold_module
@@ -27,6 +26,7 @@ from nnunet_box.files import write_json
 from nnunet_box.planning.plan import load_plan
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.workspace import Workspace
+from tests.execution.acdc_samples import planned_cohort
 
 QUICK = TrainingSettings("2d", 0, epochs=1, batches_per_epoch=1, device="cpu", workers=0)
 
@@ -34,13 +34,7 @@ QUICK = TrainingSettings("2d", 0, epochs=1, batches_per_epoch=1, device="cpu", w
 @pytest.fixture(scope="module")
 def cohort(acdc_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Dataset]:
     """A planned workspace with the synthetic cohort; nothing preprocessed or trained."""
-    root = tmp_path_factory.mktemp("workspace")
-    adapter = Acdc()
-    adapter.convert(adapter.recognise(acdc_cohort), root / "datasets" / "acdc")
-    dataset = load_dataset(root / "datasets" / "acdc")
-    workspace = Workspace(root, "acdc")
-    plan_dataset(workspace, dataset, memory_gb=1.0, processes=1)
-    return workspace, dataset
+    return planned_cohort(acdc_cohort, tmp_path_factory.mktemp("workspace"))
 
 
 def test_a_stage_is_done_only_when_it_ended_with_the_same_key(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_node_refuses_another_folder_and_another_version(
 ) -> None:
     monkeypatch.setattr(ray_node, "SHARED_WITHIN_SECONDS", 0.0)
     mark, task = mark_of(asked), ("plan", "key", ["--help"])
-    monkeypatch.setattr(ray_node.subprocess, "Popen", lambda *_, **__: pytest.fail("run all the same"))
+    monkeypatch.setattr(ray_node, "start_process", lambda *_, **__: pytest.fail("run all the same"))
     code, words = run_on_node(str(tmp_path), "toy", mark, nnunet_box.__version__, *task)
     assert code == 1 and f"{tmp_path} on {socket.gethostname()} is not this run's workspace" in words
     code, words = run_on_node(str(asked.root), "toy", "another run's", nnunet_box.__version__, *task)

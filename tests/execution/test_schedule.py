@@ -87,6 +87,21 @@ def diamond(executor: Scripted) -> list[Task]:
     ]
 
 
+def test_results_are_looked_at_once_however_long_a_task_waits(tmp_path: Path) -> None:
+    looks: dict[str, int] = {}
+
+    def looked(name: str) -> bool:
+        looks[name] = looks.get(name, 0) + 1
+        return False
+
+    names = [f"train-{number}" for number in range(5)]
+    tasks = [task(name, is_done=lambda name=name: looked(name)) for name in names]
+    executor = Scripted({"train-0": [KILLED]}, slots=1)
+    walk(Workspace(tmp_path, "toy"), tasks, executor)
+    assert looks == dict.fromkeys(names, 1)
+    assert sorted(executor.started) == sorted([*names, "train-0"])
+
+
 def test_each_task_is_run_once_after_what_it_needs(tmp_path: Path) -> None:
     executor = Scripted()
     progress = walk(Workspace(tmp_path, "toy"), diamond(executor), executor)

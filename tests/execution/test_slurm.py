@@ -15,13 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from nnbox_challenges.acdc import Acdc
 from nnunet_box.bundle import load_bundle
-from nnunet_box.dataset.dataset import load_dataset
-from nnunet_box.execution.prepare import plan_dataset, preprocess_dataset
+from nnunet_box.execution.prepare import preprocess_dataset
 from nnunet_box.execution.records import Record, last_lines, read_record
 from nnunet_box.planning.plan import load_plan
 from nnunet_box.workspace import Workspace
+from tests.execution.acdc_samples import planned_cohort
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("real_slurm")]
 PATIENCE_SECONDS = 900
@@ -98,14 +97,9 @@ def weights(workspace: Workspace) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def dataset(acdc_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a small plan and the store of its 2d configuration."""
-    root = tmp_path_factory.mktemp("prepared")
-    adapter = Acdc()
-    adapter.convert(adapter.recognise(acdc_cohort), root / "datasets" / "acdc")
-    opened = load_dataset(root / "datasets" / "acdc")
-    workspace = Workspace(root, "acdc")
-    plan_dataset(workspace, opened, memory_gb=1.0, processes=1)
+    workspace, opened = planned_cohort(acdc_cohort, tmp_path_factory.mktemp("prepared"))
     preprocess_dataset(workspace, opened, load_plan(workspace.plan), "2d", processes=1)
-    return root
+    return workspace.root
 
 
 def copy_of(root: Path, destination: Path, stores: bool = True) -> Workspace:

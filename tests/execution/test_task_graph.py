@@ -17,7 +17,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from nnbox_challenges.acdc import Acdc
 from nnunet_box.cli import train as train_command
 from nnunet_box.dataset.dataset import Dataset, load_dataset
 from nnunet_box.errors import UsageError
@@ -25,7 +24,6 @@ from nnunet_box.execution import fold as fold_module
 from nnunet_box.execution import local
 from nnunet_box.execution.graph import Task, prepared_graph, task_graph
 from nnunet_box.execution.local import LocalExecutor, Slot, machine_slots
-from nnunet_box.execution.prepare import plan_dataset
 from nnunet_box.execution.records import last_lines, log_file, read_record, states, task_lock
 from nnunet_box.execution.request import Request, read_request, training_arguments
 from nnunet_box.execution.run_task import command_line, run_task
@@ -33,18 +31,14 @@ from nnunet_box.execution.timeleft import how_far, seconds_left
 from nnunet_box.locks import held, holder
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.workspace import Workspace
+from tests.execution.acdc_samples import planned_cohort
 
 QUICK = TrainingSettings("2d", 0, epochs=1, batches_per_epoch=1, device="cpu", workers=0)
 
 
 @pytest.fixture(scope="module")
 def planned(acdc_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, Dataset]:
-    root = tmp_path_factory.mktemp("graph")
-    adapter = Acdc()
-    adapter.convert(adapter.recognise(acdc_cohort), root / "datasets" / "acdc")
-    workspace, dataset = Workspace(root, "acdc"), load_dataset(root / "datasets" / "acdc")
-    plan_dataset(workspace, dataset, memory_gb=1.0, processes=1)
-    return workspace, dataset
+    return planned_cohort(acdc_cohort, tmp_path_factory.mktemp("graph"))
 
 
 def graph(planned: tuple[Workspace, Dataset], **changes: object) -> dict[str, Task]:
@@ -188,6 +182,7 @@ import sys
 from pathlib import Path
 from nnunet_box.execution import run_task
 from nnunet_box.workspace import Workspace
+from tests.execution.acdc_samples import planned_cohort
 run_task.PROGRAM = {!r}
 sys.exit(run_task.run_task(Workspace(Path({!r}), "toy"), "waits", "k", []))
 """

@@ -11,11 +11,13 @@ import re
 import resource
 import select
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 SECONDS = 90.0
 """A guard against hangs: the good runs take less than one."""
@@ -186,3 +188,14 @@ def imported(modules: Sequence[str]) -> None:
 
     for module in modules:
         importlib.import_module(module)
+
+
+def faultless_run(script: str, mutants: int, seed: int) -> dict[str, Any]:
+    """What a script of this folder prints of so many mutants; none of them may have failed."""
+    command = [sys.executable, str(Path(__file__).parent / script), "--mutants", str(mutants), "--seed", str(seed)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.stdout, ran.stderr
+    counted: dict[str, Any] = json.loads(ran.stdout)
+    assert not counted["failures"], counted["failures"]
+    assert ran.returncode == 0
+    return counted

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from damaged_files import FOREIGN, put
-from hostile_runs import nnbox
+from hostile_runs import faultless_run, nnbox
 from model_places import TRAIN, copied, write_models
 from mutate_models import BUNDLE, FOLD, OTHER, STORE
 from safetensors.numpy import load_file, save_file
@@ -28,7 +27,6 @@ from nnunet_box.evaluation.selection import load_selection
 from nnunet_box.files import read_json
 from nnunet_box.planning.plan import load_plan
 
-HERE = Path(__file__).parent
 CHECKPOINT = f"{FOLD}/checkpoint"
 RESUME = [*TRAIN, "--resume"]
 
@@ -478,14 +476,5 @@ def test_a_checkpoint_without_its_state_is_not_passed_over(run, place: Path) -> 
 
 @pytest.mark.slow
 def test_some_damaged_models() -> None:
-    ran = subprocess.run(
-        [sys.executable, str(HERE / "mutate_models.py"), "--mutants", "40", "--seed", "20"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.stdout, ran.stderr
-    counted = json.loads(ran.stdout)
-    assert not counted["failures"]
-    assert ran.returncode == 0
+    counted = faultless_run("mutate_models.py", 40, 20)
     assert sum(row.get("refused", 0) for row in counted["kinds"].values()) > 20

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from hostile_runs import MORE_THAN_GOOD, Ran, broken, message, run_forked
+from hostile_runs import MORE_THAN_GOOD, Ran, broken, faultless_run, message, run_forked
 from mutator import FORMATS, KINDS, SHARES, mutant
 
-HERE = Path(__file__).parent
 MUTANTS, SEED = 36, 20
 
 
 @pytest.mark.slow
 def test_some_mutants_of_every_format() -> None:
-    ran = subprocess.run(
-        [sys.executable, str(HERE / "mutate_volumes.py"), "--mutants", str(MUTANTS), "--seed", str(SEED)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.stdout, ran.stderr
-    counted = json.loads(ran.stdout)
-    assert not counted["failures"]
-    assert ran.returncode == 0
+    counted = faultless_run("mutate_volumes.py", MUTANTS, SEED)
     assert set(counted["formats"]) == set(FORMATS)
     for command in ("check", "convert", "predict"):
         assert counted["commands"][command]["refused"] and counted["commands"][command]["passed same"]
