@@ -109,18 +109,19 @@ def peak_bytes(work: Callable[[], NDArray[Any]]) -> int:
 
 @pytest.mark.parametrize("conventions", ["paper", "nnunet-v2"])
 def test_a_single_network_keeps_no_outputs_of_a_whole_image(monkeypatch: pytest.MonkeyPatch, conventions: str) -> None:
-    """Bytes that each further voxel costs: less than a class's outputs, where keeping all took 16 for three classes."""
-    monkeypatch.setattr(predictor, "VOXELS_A_CALL", 20_000)
+    """Bytes that each further voxel costs: less than a class's outputs, where keeping all took 16 for three classes.
+    The images differ by far more than a call, as what the call ahead holds at the peak is a matter of time.
+    """
+    monkeypatch.setattr(predictor, "VOXELS_A_CALL", 4096)
     plan = toy_plan().model_copy(update={"conventions": conventions})
     network, members = Squares(classes=3), [Member("3d_fullres", (Path("x"),))]
+    options = InferenceOptions(mirroring=False)
     peaks = []
-    for planes in (80, 160):
+    for planes in (80, 640):
         image = np.random.default_rng(0).random((1, planes, 24, 24)).astype(np.float32) + 1
         prepared = prepare_members(image, (1.0, 1.0, 1.0), plan, members)
-        peaks.append(
-            peak_bytes(lambda p=prepared: predict_prepared(p, plan, members, lambda *_: network, InferenceOptions()))
-        )
-    assert (peaks[1] - peaks[0]) / (80 * 24 * 24) < 2
+        peaks.append(peak_bytes(lambda p=prepared: predict_prepared(p, plan, members, lambda *_: network, options)))
+    assert (peaks[1] - peaks[0]) / (560 * 24 * 24) < 4
 
 
 def test_several_networks_take_little_beside_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
