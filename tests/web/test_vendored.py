@@ -21,7 +21,7 @@ LOCK = json.loads((REPOSITORY / "tools" / "web" / "package-lock.json").read_text
 
 @pytest.mark.parametrize("entry", LISTED, ids=lambda entry: entry["package"])
 def test_each_file_has_the_digest_it_was_fetched_with(entry):
-    assert hashlib.sha256((FOLDER / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
+    assert _digest((FOLDER / entry["file"]).read_bytes()) == entry["sha256"]
     locked = LOCK[f"node_modules/{entry['package']}"]
     assert (entry["version"], entry["integrity"]) == (locked["version"], locked["integrity"])
     assert len(base64.b64decode(entry["integrity"].removeprefix("sha512-"), validate=True)) == 64
@@ -52,6 +52,9 @@ def test_the_wheel_holds_all_of_it(tmp_path):
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        for path in FOLDER.iterdir():
-            if path.is_file():
-                assert archive.read(f"nnunet_box/web/{path.name}") == path.read_bytes()
+        held = {name: _digest(archive.read(name)) for name in archive.namelist() if name.startswith("nnunet_box/web/")}
+    assert held == {f"nnunet_box/web/{path.name}": _digest(path.read_bytes()) for path in FOLDER.glob("*.*")}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
