@@ -27,7 +27,8 @@ WHEEL_FILE = "Wheel-Version: 1.0\nGenerator: nnunet_box\nRoot-Is-Purelib: true\n
 def own_wheel() -> tuple[str, bytes]:
     """Name and bytes of the wheel of the running nnunet_box, installed regularly or editable.
 
-    Holds the three packages, but for ``LEFT_OUT``, and the installed metadata, with the entry points (which lead to the adapters) and licence.
+    Holds the three packages, but for ``LEFT_OUT``, and the installed metadata, with the entry points (which lead to the
+    adapters) and licence.
     RECORD carries the SHA-256 of every file, as the wheel format (PEP 427) asks.
 
     Raises
