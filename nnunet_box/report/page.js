@@ -27,6 +27,7 @@
     width,
     height: 260,
     marginLeft: 48,
+    marginBottom: 42,
     style: { background: "transparent", color: "currentColor", fontSize: "12px" },
     ...more,
   });
@@ -112,9 +113,14 @@
     const caption = figure.querySelector("figcaption").textContent.trim().replace(/\s+/g, " ");
     for (const part of parts) {
       if (part.nodeType !== Node.ELEMENT_NODE) continue;
-      const picture = part.matches("svg") ? part : null;
-      picture?.setAttribute("role", "img");
-      picture?.setAttribute("aria-label", `Chart: ${caption}`);
+      if (!part.matches("svg")) continue;
+      part.setAttribute("role", "img");
+      part.setAttribute("aria-label", `Chart: ${caption}`);
+      // Plot names its marks; within a picture that has a name they may not have one.
+      for (const mark of part.querySelectorAll("[aria-label]")) {
+        mark.dataset.mark = mark.getAttribute("aria-label");
+        mark.removeAttribute("aria-label");
+      }
     }
     place.replaceChildren(...parts);
   }
