@@ -86,7 +86,7 @@
     distribution: (width) => {
       const model = chosen.value;
       const points = Object.entries(data.scores[model]).flatMap(([id, values]) => data.structures
-        .map(({ label, name }, at) => ({ id, label, name, value: values[at] }))
+        .map(({ label, name }, at) => ({ id, label, name, value: values[1 + at] }))
         .filter((point) => point.value !== null));
       return [spread(width, points, { label: "Dice", domain: [0, 1] })];
     },
@@ -194,10 +194,8 @@
       const scores = data.scores[chosen.value];
       document.getElementById("table-model").textContent = chosen.value;
       for (const row of rows) {
-        const values = scores[row.dataset.case] ?? data.structures.map(() => null);
-        const known = values.filter((value) => value !== null);
-        show(row.cells[3], known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null);
-        values.forEach((value, at) => show(row.cells[4 + at], value));
+        const values = scores[row.dataset.case] ?? [null, ...data.structures.map(() => null)];
+        values.forEach((value, at) => show(row.cells[3 + at], value));
       }
       sort();
       filter();
