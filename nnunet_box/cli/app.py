@@ -25,6 +25,7 @@ from nnunet_box.cli import (
     status,
     train,
     train_all,
+    view,
 )
 from nnunet_box.cli.common import CommandGroup
 from nnunet_box.errors import NnboxError
@@ -59,6 +60,7 @@ for group in (
     status,
     run_task,
     demo,
+    view,
     doctor,
 ):
     group.register(app)
