@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nnunet_box.cli import archive
-from nnunet_box.cli.common import CommandGroup
+from nnunet_box.cli import archive, completion
+from nnunet_box.cli.common import CommandGroup, print_json
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, JsonOption, WorkspaceOption
 from nnunet_box.progress import say
 
@@ -42,13 +41,23 @@ def image(
     dataset: DatasetArgument = None,
     challenge: Annotated[
         str | None,
-        typer.Option("--challenge", "-c", help="Whose test layout the image reads; the bundle's by default."),
+        typer.Option(
+            "--challenge",
+            "-c",
+            help="Whose test layout the image reads; the bundle's by default.",
+            autocompletion=completion.challenges,
+        ),
     ] = None,
     tag: Annotated[
         str | None, typer.Option("--tag", "-t", help="The image's name; nnbox-DATASET:VERSION by default.")
     ] = None,
     profile: Annotated[
-        str, typer.Option("--profile", help="The organiser's contract: one of nnbox profiles, or a FILE.toml of yours.")
+        str,
+        typer.Option(
+            "--profile",
+            help="The organiser's contract: one of nnbox profiles, or a FILE.toml of yours.",
+            autocompletion=completion.profiles,
+        ),
     ] = "folder",
     input_socket: Annotated[
         list[str] | None,
@@ -73,7 +82,12 @@ def image(
         PostprocessingRule, typer.Option("--postprocess", help="auto: as cross-validation decided.")
     ] = PostprocessingRule.AUTO,
     runtime: Annotated[
-        str, typer.Option("--runtime", help="cpu (OpenVINO), cuda (torch), or auto: cuda where torch here has it.")
+        str,
+        typer.Option(
+            "--runtime",
+            help="cpu (OpenVINO), cuda (torch), or auto: cuda where torch here has it.",
+            autocompletion=completion.among("auto", "cpu", "cuda"),
+        ),
     ] = "auto",
     base_image: Annotated[
         str | None, typer.Option("--base-image", help="Image with python3 to build on; python:X.Y-slim by default.")
@@ -149,6 +163,11 @@ def image(
         fetched = [find_wheel(wheels_folder, pin) or Path(f"{pin} (to be fetched)") for pin in (*pins, build_pip())]
         own = Path("nnunet_box (to be packed)")
         planned = recipe_of([*fetched, own])
+        if as_json:
+            context = list(planned.context.names())
+            told = {"tag": name, "profile": contract.model_dump(), "dockerfile": planned.dockerfile}
+            print_json(told | {"context": context})
+            return
         typer.echo(planned.dockerfile)
         for entry in planned.context.names():
             typer.echo(f"# context: {entry}")
@@ -172,7 +191,7 @@ def image(
         result = {"tag": name, "id": facts.identifier, "size_bytes": facts.size_bytes, "labels": dict(facts.labels)}
         result |= {"challenge": shipped.challenge, "profile": contract.model_dump(), "run": run_line}
         result |= {"descriptor": str(descriptor) if descriptor is not None else None}
-        typer.echo(json.dumps(result, indent=1))
+        print_json(result)
         return
     say(f"{name}: {facts.size_bytes / 1e6:.0f} MB, {facts.identifier}, user {facts.user}")
     say("Run it, with absolute paths for TEST_FOLDER and OUT:")
@@ -211,10 +230,21 @@ def wheelhouse(
         Path | None, typer.Option("--output", "-o", help="Folder to fill; WORKSPACE/wheelhouse by default.")
     ] = None,
     challenge: Annotated[
-        str | None, typer.Option("--challenge", "-c", help="Needed only if its adapter is a third party's.")
+        str | None,
+        typer.Option(
+            "--challenge",
+            "-c",
+            help="Needed only if its adapter is a third party's.",
+            autocompletion=completion.challenges,
+        ),
     ] = None,
     runtime: Annotated[
-        str, typer.Option("--runtime", help="cpu (OpenVINO), cuda (torch), or auto: cuda where torch here has it.")
+        str,
+        typer.Option(
+            "--runtime",
+            help="cpu (OpenVINO), cuda (torch), or auto: cuda where torch here has it.",
+            autocompletion=completion.among("auto", "cpu", "cuda"),
+        ),
     ] = "auto",
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
@@ -229,7 +259,7 @@ def wheelhouse(
     chosen = choose_runtime(runtime)
     wheels = fill_wheelhouse(folder, image_needs(chosen, challenge))
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), "wheels": [wheel.name for wheel in wheels]}, indent=1))
+        print_json({"folder": str(folder), "wheels": [wheel.name for wheel in wheels]})
     else:
         for wheel in wheels:
             typer.echo(str(wheel))

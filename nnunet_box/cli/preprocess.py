@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from nnunet_box.cli import completion
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, WorkspaceOption
 from nnunet_box.cli.train import VariantOption
 from nnunet_box.planning.variant import model_name, variant_names
@@ -19,7 +20,12 @@ def register(app: typer.Typer) -> None:
 def preprocess(
     dataset: DatasetArgument = None,
     configurations: Annotated[
-        str | None, typer.Option("--configurations", help="Comma-separated; all of the plan by default.")
+        str | None,
+        typer.Option(
+            "--configurations",
+            help="Comma-separated; all of the plan by default.",
+            autocompletion=completion.several(completion.configurations),
+        ),
     ] = None,
     previous_stage: Annotated[
         str | None,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from nnunet_box.cli import completion
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, WorkspaceOption
 from nnunet_box.planning.variant import VARIANTS, variant_names
 
@@ -26,10 +27,13 @@ VariantOption = Annotated[
     typer.Option(
         "--variant",
         help=f"Comma-separated departures from the paper: {', '.join(VARIANTS)}.",
+        autocompletion=completion.several(completion.variants),
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Everything random follows from it.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.", autocompletion=completion.devices)
+]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=0, help="Processes that make batches; 0 makes them in this one.")
 ]
@@ -52,7 +56,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    configuration: Annotated[str, typer.Option("--configuration", "-c", help=CONFIGURATION_HELP)],
+    configuration: Annotated[
+        str, typer.Option("--configuration", "-c", help=CONFIGURATION_HELP, autocompletion=completion.configurations)
+    ],
     fold: Annotated[int, typer.Option("--fold", "-f", min=0, help="Which fifth of the patients to hold out.")],
     dataset: DatasetArgument = None,
     variant: VariantOption = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nnunet_box.cli import completion
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, ChallengeOptions, DatasetArgument, WorkspaceOption
 from nnunet_box.cli.train import (
     CHECKPOINT_EVERY,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from nnunet_box.execution.slurm_script import SlurmOption
     from nnunet_box.workspace import Workspace
 
+EXECUTORS = ("local", "slurm", "ray")
 SlurmOptions = Annotated[
     list[str] | None,
     typer.Option(
@@ -38,7 +40,6 @@ SlurmOptions = Annotated[
         "May be repeated.",
     ),
 ]
-EXECUTORS = ("local", "slurm", "ray")
 
 
 def register(app: typer.Typer) -> None:
@@ -49,12 +50,22 @@ def register(app: typer.Typer) -> None:
 def train_all(
     dataset: DatasetArgument = None,
     challenge: Annotated[
-        str | None, typer.Option("--challenge", help="With --source: convert this challenge's download first.")
+        str | None,
+        typer.Option(
+            "--challenge",
+            help="With --source: convert this challenge's download first.",
+            autocompletion=completion.challenges,
+        ),
     ] = None,
     source: Annotated[Path | None, typer.Option("--source", help="The download.")] = None,
     option: ChallengeOptions = None,
     configurations: Annotated[
-        str | None, typer.Option("--configurations", help="Comma-separated; all of the plan by default.")
+        str | None,
+        typer.Option(
+            "--configurations",
+            help="Comma-separated; all of the plan by default.",
+            autocompletion=completion.several(completion.configurations),
+        ),
     ] = None,
     folds: Annotated[str | None, typer.Option("--folds", help="0,1,2 or 0-4; all five by default.")] = None,
     variant: VariantOption = None,
@@ -67,7 +78,9 @@ def train_all(
     full_precision: FullPrecisionOption = False,
     compiled: CompiledOption = True,
     checkpoint_every: CheckpointOption = CHECKPOINT_EVERY,
-    executor: Annotated[str, typer.Option("--executor", help="local, slurm or ray.")] = "local",
+    executor: Annotated[
+        str, typer.Option("--executor", help="local, slurm or ray.", autocompletion=completion.among(*EXECUTORS))
+    ] = "local",
     at_once: Annotated[
         int | None,
         typer.Option(
