@@ -60,7 +60,7 @@ def preprocess(
         variants = variant_names(variant)
         predictions = previous_predictions(paths, opened, plan, previous_stage, variants)
         if predictions is None:
-            raise UsageError(f"--previous-stage {previous_stage}: it takes no predictions as input.")
+            raise UsageError(f"--previous-stage {previous_stage}: it takes no predictions as input; leave it out.")
         model = model_name(previous_stage, variants)
         typer.echo(str(prepare_previous_stage(paths, opened, plan, model, predictions, processes)))
         return

@@ -122,7 +122,10 @@ def pair_files(predictions: Path, references: Path, partial: bool = False) -> li
     both = sorted(set(ours) & set(theirs))
     if not both:
         raise InvalidData(
-            predictions, f"files named as those in {references}", "no name in common", "Check both folders."
+            predictions,
+            f"files named as those in {references}",
+            "no name in common",
+            "Give two folders whose files have the same names.",
         )
     return [(case, ours[case], theirs[case]) for case in both]
 

@@ -223,7 +223,9 @@ def _slurm(command: list[str], text: str | None = None) -> str:
             command, input=text, capture_output=True, text=True, env=environment, timeout=TIMEOUT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise NnboxError(f"{command[0]} gave no answer in {TIMEOUT_SECONDS} s.") from error
+        raise NnboxError(
+            f"{command[0]} gave no answer in {TIMEOUT_SECONDS} s: see that Slurm runs (scontrol ping)."
+        ) from error
     if ended.returncode:
         words = " ".join(ended.stderr.split()) or f"it ended with {ended.returncode}."
         raise NnboxError(f"Slurm refused ({command[0]}): {words}")

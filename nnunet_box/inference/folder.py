@@ -151,7 +151,7 @@ def check_cases(cases: Sequence[SourceCase], source: Path) -> None:
     InvalidData: no cases; two of one name; two whose predictions would have one name.
     """
     if not cases:
-        raise InvalidData(source, "cases to predict", "none", "Is it the folder of the test cases?")
+        raise InvalidData(source, "cases to predict", "none", "Give the folder of the test cases.")
     for what, names in (("case", [case.id for case in cases]), ("output file", [case.output_name for case in cases])):
         name, count = Counter(names).most_common(1)[0]
         if count > 1:
