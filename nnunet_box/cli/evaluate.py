@@ -61,7 +61,7 @@ def evaluate(
 ) -> None:
     """Dice, 95 % Hausdorff distance and surface Dice per structure, or with --challenge the challenge's own metrics.
 
-    Example: nnbox evaluate nnbox/predictions/acdc nnbox/datasets/acdc/labelsTr --partial
+    Example: nnbox evaluate predictions references --labels nnbox/datasets/acdc/dataset.json
     """
     from nnunet_box.evaluation.comparison import compare, find_label_names, pair_files, read_label_names
 

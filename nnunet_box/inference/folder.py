@@ -289,7 +289,7 @@ def _predicted(
 def _read(case: SourceCase, channels: int) -> tuple[NDArray[np.float32], Geometry]:
     try:
         if len(case.channels) != channels:
-            fix = "Is this the bundle for these images?"
+            fix = "Give the bundle that was made for such images."
             raise InvalidData(case.reference_file, f"{channels} channels a case", f"{len(case.channels)}", fix)
         for channel in case.channels:
             check_image_file(channel.path)
