@@ -60,7 +60,7 @@ def build(
 ) -> None:
     """Zip predictions as the leaderboard takes them, and verify the zip; one that would be refused is not kept.
 
-    Example: nnbox build-submission archive --challenge acdc predictions --test-folder ACDC/database/testing
+    Example: nnbox build-submission archive --challenge acdc predictions --test-folder ACDC/database/testing -o acdc.zip
     """
     from nnunet_box.cli.common import challenge_options
     from nnunet_box.dataset.challenge import load_challenge

@@ -14,6 +14,7 @@ import pytest
 
 from nnbox_challenges.acdc_layout import find_patients
 from nnbox_challenges.synthetic import write_acdc_cohort
+from tests.challenges.tiny_downloads import write_decathlon
 from tests.docs.documented import REPOSITORY, blocks
 from tests.e2e.e2e_run import nnbox
 from tests.importing.nnunet_samples import write_model
@@ -53,6 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name / "cases.json").unlink()
     for name in ("nnUNet_results/Dataset027_ACDC", "."):
         write_model(folder / name / "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    write_decathlon(folder / "Task04_Hippocampus", ids=[f"hippocampus_{number:03d}" for number in range(1, 6)])
     (folder / "images").mkdir()
     image = np.random.default_rng(3).normal(100, 20, (20, 20, 12)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(image, np.diag([1.0, 1.0, 2.0, 1.0])), folder / "images" / "one_0000.nii.gz")

@@ -17,12 +17,12 @@ RUN_PAGES = (
     "docs/commands.md",
     "docs/scale.md",
     "challenges/README.md",
-    "containers/README.md",
 )
 """Pages whose commands are run, in the order of the page."""
 
 OTHER_PAGES = {
     "CONTRIBUTING.md": "make targets, which continuous integration runs",
+    "containers/README.md": "images of several models, one a profile, which tests/containers builds",
     "docs/apptainer.md": "Apptainer, which the machine of the tests does not have; the page says so",
     "docs/fidelity.md": "what was run for the page's figures",
     "docs/nnunet-parity.md": "what was run for the page's figures",
@@ -35,13 +35,14 @@ OTHER_PAGES = {
 TINY = "--epochs 1 --batches-per-epoch 1 --workers 0 --device cpu"
 SUBSTITUTIONS = (
     (r"^(nnbox (?:train|train-all|ablate)\b.*?) --budget \S+", r"\1", "a real training takes hours"),
+    (r"^(nnbox train-all\b.*?) --folds \S+", r"\1", "so that the fold below is the only one"),
+    (r"^(nnbox train-all\b.*)$", r"\1 --folds 0", "one fold of the five"),
+    (r"^(nnbox ablate\b.*?) --variants \S+", r"\1", "so that the row below is the only one"),
+    (r"^(nnbox ablate\b.*)$", r"\1 --variants relu", "one row of the six"),
     (r"^(nnbox (?:train|train-all|ablate)\b.*)$", rf"\1 {TINY}", "one update shows that the line works"),
-    (r"^(nnbox train-all\b.*?)(?: --folds \S+)?$", r"\1 --folds 0", "one fold of the five"),
-    (r"^(nnbox ablate\b.*?)(?: --variants \S+)?$", r"\1 --variants relu", "one row of the six"),
     (r" --memory-gb \S+", "", "another plan would have all of it trained again"),
     (r"/shared/nnbox", "shared/nnbox", "a folder of the test's"),
     (r"^(nnbox build-submission image\b(?!.*--dry-run).*)$", r"\1 --dry-run", "tests marked docker build it"),
-    (r"^CUDA_VISIBLE_DEVICES=\S+ ", "", "there may be no GPU"),
 )
 """Pattern, replacement, reason; applied in this order."""
 
@@ -56,14 +57,14 @@ ELSEWHERE = (
     (r"^make (?:demo|test)\b", ".ci/run"),
     (r"^make test-cluster\b", "docs/scale.md"),
 )
-"""What a page's test leaves out, and the file that runs it."""
+"""What a page's test leaves out, and the file that runs such a line."""
 
 NOT_RUN = (
     (r"^pip install -c constraints\.txt ", "it would change the environment of the tests; the Makefile does the same"),
     (r"^kubectl\b", "there is no Kubernetes; the page says so"),
 )
 
-SHELL = r"(?:nnbox|make|pip|docker|ray|kubectl|python|CUDA_VISIBLE_DEVICES=\S+)\b"
+SHELL = r"(?:nnbox|make|pip|docker|ray|kubectl|python)\b"
 
 
 def blocks(page: str) -> list[tuple[str, str]]:

@@ -39,7 +39,7 @@ def test_every_command_of_the_page_works(page, trained, kidneys):
     typed = [line for line in lines(page) if elsewhere(line) is None]
     assert typed, f"{page} has no commands"
     for line in typed:
-        assert re.match(r"(CUDA_VISIBLE_DEVICES=\S+ )?nnbox ", line), f"{page}: nobody runs: {line}"
+        assert line.startswith("nnbox "), f"{page}: nobody runs: {line}"
         ended = run(trained, as_run(line))
         assert ended.code == 0, f"{page}: {line}\nrun as: {as_run(line)}\n{ended.err}"
 
