@@ -33,6 +33,8 @@ PACKAGES = (
 USES = {
     "openvino": "predict on a CPU, build-submission image --runtime cpu",
     "ray": "train-all --executor ray",
+    "tensorboard": "train --tracker tensorboard",
+    "mlflow": "train --tracker mlflow",
 }
 """What an extra of nnunet_box is for; one that is not here is told with its own name."""
 NOT_FOR_PEOPLE = ("dev",)
@@ -80,7 +82,7 @@ def extras() -> dict[str, list[str]]:
 def examine_extras() -> list[Finding]:
     """The extras, each with what it is for and the line that installs it."""
     findings = []
-    for extra, requirements in ({name: [name] for name in USES} | extras()).items():
+    for extra, requirements in extras().items():
         names = [re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in requirements]
         versions = {name: version_of(name) for name in names}
         used = USES.get(extra, f"what the extra {extra} adds")

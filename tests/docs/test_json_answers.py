@@ -28,6 +28,7 @@ CALLS = {
     "plan": "plan acdc",
     "select": "select acdc",
     "status": "status acdc",
+    "report": "report acdc",
     "ablate": f"ablate acdc --variants relu {TINY}",
     "predict": "predict nnbox/bundles/acdc ACDC/database/testing predictions",
     "evaluate": "evaluate predictions references",
