@@ -40,6 +40,7 @@ SUBSTITUTIONS = (
     (r"^(nnbox ablate\b.*?) --variants \S+", r"\1", "so that the row below is the only one"),
     (r"^(nnbox ablate\b.*)$", r"\1 --variants relu", "one row of the six"),
     (r"^(nnbox (?:train|train-all|ablate)\b.*)$", rf"\1 {TINY}", "one update shows that the line works"),
+    (r"^(nnbox report\b.*?) --open\b", r"\1", "no browser of the test's machine is to open"),
     (r" --memory-gb \S+", "", "another plan would have all of it trained again"),
     (r"/shared/nnbox", "shared/nnbox", "a folder of the test's"),
     (r"^(nnbox build-submission image\b(?!.*--dry-run).*)$", r"\1 --dry-run", "tests marked docker build it"),

@@ -28,6 +28,8 @@ CALLS = {
     "plan": "plan acdc",
     "select": "select acdc",
     "status": "status acdc",
+    "train": f"train acdc --configuration 2d --fold 0 {TINY}",
+    "train-all": f"train-all acdc --folds 0 {TINY}",
     "report": "report acdc",
     "ablate": f"ablate acdc --variants relu {TINY}",
     "predict": "predict nnbox/bundles/acdc ACDC/database/testing predictions",
@@ -98,6 +100,17 @@ def test_findings_are_told_in_json_too_where_the_command_fails(trained):
     assert ended.code == 3
     findings = json.loads(ended.out, parse_constant=refuse)
     assert findings and all(finding["fix"] for finding in findings)
+
+
+@pytest.mark.parametrize("executor", ["local", "slurm"])
+def test_a_dry_run_is_told_in_json(executor, trained):
+    ended = run(trained, f"nnbox train-all acdc --folds 0 {TINY} --executor {executor} --dry-run --json")
+    value = json.loads(ended.out, parse_constant=refuse)
+    if executor == "local":
+        assert {task["state"] for task in value["tasks"]} == {"done"}
+        assert all(task["argv"][0] == "nnbox" for task in value["tasks"])
+    else:
+        assert value["script"].startswith("#!")
 
 
 def test_what_is_undefined_is_null(capsys):
