@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -117,43 +118,35 @@ def test_what_is_installed_calls_the_program(shell, tmp_path, monkeypatch):
     assert len(written) == 1 and "_NNBOX_COMPLETE" in written[0].read_text()
 
 
-def test_a_real_bash_completes(place):
-    """The installed script in bash itself, as if the tabulator key had been pressed after ``nnbox plan a``."""
-    script = subprocess.run(
-        [PROGRAM, "--show-completion", "bash"],
-        env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    pressed = 'COMP_WORDS=(nnbox plan a); COMP_CWORD=2; _nnbox_completion nnbox; echo "${COMPREPLY[*]}"'
-    path = f"{Path(PROGRAM).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", f"{script}\n{pressed}"],
-        env={**os.environ, "PATH": path},
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["acdc"]
+PRESSED = {
+    "bash": 'COMP_WORDS=(nnbox plan a); COMP_CWORD=2; _nnbox_completion nnbox; echo "${COMPREPLY[*]}"',
+    # What the line editor offers is what the function hands to _arguments.
+    "zsh": 'words=(nnbox plan a); CURRENT=3; _arguments() { print -r -- "$@" }; _nnbox_completion',
+    "fish": 'complete -C "nnbox plan a"',
+}
+"""In each shell, what the tabulator key does after ``nnbox plan a``."""
+WITHOUT_SETTINGS = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_take_the_script(shell, tmp_path):
-    """Where they are installed: the script is syntax of theirs."""
+@pytest.mark.parametrize("shell", PRESSED)
+def test_the_shell_itself_completes(shell, place):
+    """bash is everywhere; the others are tried where they are installed."""
     program = shutil.which(shell)
     if program is None:
         pytest.skip(f"no {shell} here")
-    script = subprocess.run(
-        [PROGRAM, "--show-completion", shell],
-        env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+    told = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    shown = subprocess.run([PROGRAM, "--show-completion", shell], env=told, capture_output=True, text=True, check=True)
+    (place / "script").write_text(shown.stdout)
+    before = "compdef() { :; }\n" if shell == "zsh" else ""
+    done = subprocess.run(
+        [program, *WITHOUT_SETTINGS[shell], "-c", f"{before}source ./script\n{PRESSED[shell]}"],
+        env={**os.environ, "PATH": f"{Path(PROGRAM).parent}{os.pathsep}{os.environ['PATH']}"},
+        cwd=place,
         capture_output=True,
         text=True,
-        check=True,
-    ).stdout
-    (tmp_path / "script").write_text(script)
-    assert subprocess.run([program, "--no-execute", tmp_path / "script"], capture_output=True).returncode == 0
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.findall("[a-z]+", done.stdout) == ["acdc"]
 
 
 def test_nothing_heavy_is_loaded_to_complete(place):
