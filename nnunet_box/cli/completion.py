@@ -52,7 +52,7 @@ def bundles(context: typer.Context, incomplete: str) -> list[str]:
 
 def challenges(context: typer.Context, incomplete: str) -> list[str]:
     """Names of the installed adapters."""
-    from nnunet_box.dataset.challenge import challenge_names
+    from nnunet_box.dataset.installed import challenge_names
 
     return _beginning(challenge_names(), incomplete)
 
@@ -77,7 +77,8 @@ def configurations(context: typer.Context, incomplete: str) -> list[str]:
     from nnunet_box.planning.plan import MODELS, load_plan
     from nnunet_box.workspace import Workspace
 
-    name = context.params.get("dataset")
+    # An option without its value, which is being typed, keeps typer from telling arguments by name.
+    name = context.params.get("dataset") or next(iter(context.args), None)
     names = [Path(name).name] if name else data_sets(context, "")
     planned: Iterable[str] = MODELS
     if len(names) == 1:

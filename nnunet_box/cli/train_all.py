@@ -253,7 +253,7 @@ def _on_slurm(
         raise UsageError("--device: Slurm says which GPU a job gets; write cuda.")
     if dry_run:
         tasks = prepared_graph(paths, opened, request, at_once or 1, keep=False)
-        known = slurm.queue() if slurm.is_there() else {}
+        known = slurm.queue_if_any()
         script = slurm.submission_script(paths, slurm.steps(paths, tasks, known), options)
         print_json({"dataset": opened.name, "script": script}) if as_json else typer.echo(script, nl=False)
         return

@@ -63,6 +63,19 @@ def queue() -> dict[str, Job]:
     return found
 
 
+def queue_if_any() -> dict[str, Job]:
+    """As ``queue``, for a look at the scripts alone; nothing where there is no Slurm, or none that answers, which is
+    said.
+    """
+    if shutil.which("squeue") is None:
+        return {}
+    try:
+        return queue()
+    except NnboxError as error:
+        say(f"Jobs that were submitted before are not known: {error}")
+        return {}
+
+
 def steps(workspace: Workspace, tasks: Sequence[Task], known: Mapping[str, Job]) -> list[Step]:
     """What is not done of a graph, in its order. A job that waits for a task that has to be submitted is submitted
     again itself: what it waits for will never be.
@@ -203,11 +216,6 @@ def remarks(
                 f"{workspace.task(task.name) / SLURM_LOG})"
             )
     return told
-
-
-def is_there() -> bool:
-    """Whether this machine has Slurm's commands."""
-    return shutil.which("squeue") is not None
 
 
 def _slurm(command: list[str], text: str | None = None) -> str:

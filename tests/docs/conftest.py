@@ -80,13 +80,13 @@ def trained(place: Path) -> Path:
 def kidneys(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The adapter of ``challenges/README.md`` installed, and an export of its clinic."""
     code = next(text for language, text in blocks("challenges/README.md") if language == "python")
-    entry = re.search(r'kidneys = "our_challenges:Kidneys"', (REPOSITORY / "challenges" / "README.md").read_text())
+    entry = re.search(r'kidneys = "(our_challenges:Kidneys)"', (REPOSITORY / "challenges" / "README.md").read_text())
     assert entry is not None
     metadata = trained / "site" / "our_challenges-1.0.dist-info"
     metadata.mkdir(parents=True, exist_ok=True)
     (trained / "site" / "our_challenges.py").write_text(code)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: our-challenges\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(f"[nnunet_box.challenges]\n{entry[0]}\n")
+    (metadata / "entry_points.txt").write_text(f"[nnunet_box.challenges]\nkidneys = {entry[1]}\n")
     monkeypatch.syspath_prepend(str(trained / "site"))
     export = trained / "export"
     export.mkdir(exist_ok=True)
