@@ -19,9 +19,11 @@ EXIT_CODES = {
     3: "invalid data: a file or folder is not what it has to be; the message names it, with what to do",
     4: "no container engine answers",
     5: "an organiser would refuse the image or the archive; the first reason is told",
-    130: "interrupted; the same command continues",
+    75: "ended by a scheduler's signal before a time limit (SIGUSR1); the same command continues",
+    130: "interrupted (Ctrl-C); the same command continues",
+    143: "ended by SIGTERM; the same command continues",
 }
-EVERY_COMMANDS = (0, 1, 2, 3, 130)
+EVERY_COMMANDS = (0, 1, 2, 3, 75, 130, 143)
 FURTHER_CODES: dict[str, tuple[int, ...]] = {
     "build-submission image": (4,),
     "build-submission archive": (5,),

@@ -71,15 +71,18 @@ def test_synopsis_defaults_and_exit_codes(root):
     assert "| `--memory-gb MEMORY-GB` | `12.0` |" in page
     assert "`auto` of `auto`, `none`, `largest-component`" in page
     assert "| `--image`, `--no-image` | `--image` |" in page
-    assert manual.exit_codes("verify-submission image") == (0, 1, 2, 3, 4, 5, 130)
+    assert manual.exit_codes("verify-submission image") == (0, 1, 2, 3, 4, 5, 75, 130, 143)
     assert set(manual.FURTHER_CODES) <= dict(manual.commands(root)).keys()
     for codes in map(manual.exit_codes, dict(manual.commands(root))):
         assert set(codes) <= manual.EXIT_CODES.keys()
 
 
 def test_the_exit_codes_are_those_of_the_errors():
-    from nnunet_box import errors
+    import signal
+
+    from nnunet_box import errors, interrupts
     from nnunet_box.cli import app, archive
 
     raised = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "exit_code")}
-    assert {0, *raised, app.INTERRUPTED, archive.VERIFICATION_FAILED} == set(manual.EXIT_CODES)
+    ended = {128 + signal.SIGINT, 128 + signal.SIGTERM, interrupts.COME_BACK}
+    assert {0, *raised, *ended, app.INTERRUPTED, archive.VERIFICATION_FAILED} == set(manual.EXIT_CODES)
