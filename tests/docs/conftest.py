@@ -66,10 +66,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(place: Path) -> Path:
-    """The same folder with everything trained that the pages train, a network of one update each."""
+    """The same folder with both configurations trained by one update each, and the test patients predicted."""
     for line in (
         "nnbox convert --challenge acdc ACDC/database",
         "nnbox train-all acdc --epochs 1 --batches-per-epoch 1 --workers 0 --device cpu --folds 0",
+        "nnbox predict nnbox/bundles/acdc ACDC/database/testing predicted --device cpu",
     ):
         ended = run(place, line)
         assert ended.code == 0, ended.err

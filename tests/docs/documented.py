@@ -56,7 +56,6 @@ ELSEWHERE = (
     (r"^nnbox train-all\b.*--executor ray", "tests/execution/test_ray.py"),
     (r"^ray start\b", "tests/execution/test_ray.py"),
     (r"^make (?:demo|test)\b", ".ci/run"),
-    (r"^make test-cluster\b", "docs/scale.md"),
 )
 """What a page's test leaves out, and the file that runs such a line."""
 

@@ -36,6 +36,8 @@ def test_every_command_of_the_page_works(page, trained, kidneys):
     for left in ("predictions", "acdc.zip", "my-bundle", "acdc-bundle"):
         target = trained / left
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+    # A page that is about archives alone takes it that its reader has predicted.
+    shutil.copytree(trained / "predicted", trained / "predictions")
     typed = [line for line in lines(page) if elsewhere(line) is None]
     assert typed, f"{page} has no commands"
     for line in typed:
