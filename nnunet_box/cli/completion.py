@@ -6,6 +6,7 @@ fast and without a word: what cannot be read is left out, since a message would 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +43,17 @@ def data_sets(context: typer.Context, incomplete: str) -> list[str]:
     """Names of the data sets in the workspace."""
     found = _workspace(context).glob("datasets/[!.]*/dataset.json")
     return _beginning(sorted(file.parent.name for file in found), incomplete)
+
+
+def cases(context: typer.Context, incomplete: str) -> list[str]:
+    """Ids of the training cases of the data set that is named, or is the only one."""
+    names = [context.params["dataset"]] if context.params.get("dataset") else data_sets(context, "")
+    found = {
+        re.sub(r"_\d{4}\..*", "", file.name)
+        for name in names
+        for file in (_workspace(context) / "datasets" / Path(name).name / "imagesTr").glob("[!.]*")
+    }
+    return _beginning(sorted(found), incomplete)
 
 
 def bundles(context: typer.Context, incomplete: str) -> list[str]:

@@ -29,6 +29,9 @@ def place(tmp_path):
     (tmp_path / "nnbox" / "datasets" / ".nnbox-tmp-1").mkdir()
     (tmp_path / "nnbox" / "datasets" / ".nnbox-tmp-1" / "dataset.json").write_text("{}")
     (tmp_path / "nnbox" / "datasets" / "unfinished").mkdir()
+    (tmp_path / "nnbox" / "datasets" / "acdc" / "imagesTr").mkdir()
+    for image in ("patient001_ED_0000", "patient001_ED_0001", "patient001_ES_0000"):
+        (tmp_path / "nnbox" / "datasets" / "acdc" / "imagesTr" / f"{image}.nii.gz").touch()
     (tmp_path / "nnbox" / "bundles" / "acdc").mkdir(parents=True)
     (tmp_path / "nnbox" / "bundles" / "acdc" / "bundle.json").write_text("{}")
     (tmp_path / "second" / "datasets" / "liver").mkdir(parents=True)
@@ -69,6 +72,8 @@ def complete(place: Path, line: str, shell: str = "bash") -> list[str]:
         ("nnbox train-all other --configurations 2d,3d_c", ["2d,3d_cascade_fullres"]),
         ("nnbox train-all acdc --executor s", ["slurm"]),
         ("nnbox predict nnbox/b", [str(Path("nnbox", "bundles", "acdc"))]),
+        ("nnbox view pat", ["patient001_ED", "patient001_ES"]),
+        ("nnbox view --dataset other pat", []),
         ("nnbox plan no-such", []),
     ],
 )

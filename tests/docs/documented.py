@@ -50,6 +50,7 @@ SUBSTITUTIONS = (
 ELSEWHERE = (
     (r"^nnbox demo\b", "tests/e2e/test_demo.py"),
     (r"^nnbox verify-submission image\b", "tests/docs/test_documented_image.py"),
+    (r"^nnbox view\b", "tests/browser/test_view.py"),
     (r"^docker run\b", "tests/docs/test_documented_image.py"),
     (r"^nnbox build-submission wheelhouse\b", "tests/containers/test_wheelhouse.py"),
     (r"^nnbox train-all\b(?!.*--dry-run).*--executor slurm", "tests/execution/test_slurm.py"),

@@ -19,8 +19,9 @@ from tests.docs.documented import REPOSITORY, TINY
 FILES_ONLY = {
     "preprocess": "prints the folders it filled, one a line",
     "build-submission bundle": "prints the folder it wrote",
+    "view": "prints the address of a page, which lives until Ctrl-C",
 }
-"""Commands without ``--json``: what they answer is the path of a file or folder."""
+"""Commands without ``--json``: what they answer is the path of a file or folder, or an address."""
 
 CALLS = {
     "convert": "convert --challenge acdc ACDC/database",
