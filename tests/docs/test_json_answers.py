@@ -49,7 +49,7 @@ CALLS = {
 """A call of each command, in an order in which each finds what it needs."""
 
 ELSEWHERE = {
-    "build-submission wheelhouse": "tests/containers/test_wheelhouse.py",
+    "build-submission wheelhouse": "tests/containers/test_build_submission.py",
     "verify-submission image": "tests/cli/test_verify_image_command.py",
     "demo": "tests/e2e/test_demo.py",
 }
