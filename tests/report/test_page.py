@@ -148,5 +148,5 @@ def test_a_network_is_drawn_as_planned(facts):
     assert [stage.features for stage in drawing.stages[depth:]] == list(configuration.features)[::-1]
     assert drawing.stages[0].size == "×".join(str(size) for size in configuration.patch_size)
     assert len(drawing.skips) == depth and len(drawing.arrows) == 2 * depth
-    assert all(0 <= stage.x and stage.x + stage.width <= drawing.width for stage in drawing.stages)
+    assert all(stage.x >= 0 and stage.x + stage.width <= drawing.width for stage in drawing.stages)
     assert all(stage.y + stage.height <= drawing.height for stage in drawing.stages)
