@@ -49,6 +49,10 @@ class Workspace:
     def bundle(self) -> Path:
         return self.root / "bundles" / self.dataset
 
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
     def case_store(self, configuration: str) -> Path:
         return self.preprocessed / configuration
 

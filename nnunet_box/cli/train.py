@@ -43,6 +43,13 @@ CheckpointOption = Annotated[
     str,
     typer.Option("--checkpoint-every", help="Least time between two checkpoints, which is what a killed run may lose."),
 ]
+TrackerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracker",
+        help="Comma-separated, beside the fold's log.jsonl: tensorboard, mlflow. Each is an extra of the package.",
+    ),
+]
 CHECKPOINT_EVERY = "60s"
 
 
@@ -69,6 +76,7 @@ def train(
     full_precision: FullPrecisionOption = False,
     compiled: CompiledOption = True,
     checkpoint_every: CheckpointOption = CHECKPOINT_EVERY,
+    tracker: TrackerOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Train one network on one fold, then predict and score the patients it has not seen.
@@ -78,6 +86,7 @@ def train(
     from nnunet_box.cli.common import duration, open_dataset, training_settings
     from nnunet_box.errors import UsageError
     from nnunet_box.execution.fold import train_fold
+    from nnunet_box.training.trackers import tracker_names
 
     if resume and restart:
         raise UsageError("--resume and --restart exclude each other.")
@@ -95,6 +104,7 @@ def train(
         full_precision=full_precision,
         compiled=compiled,
         checkpoint_seconds=duration(checkpoint_every, "--checkpoint-every"),
+        trackers=tracker_names(tracker),
     )
     dice = train_fold(paths, opened, settings, resume=resume, restart=restart)
     typer.echo(f"{dice:.4f}")

@@ -18,6 +18,7 @@ from nnunet_box.cli.train import (
     EpochsOption,
     FullPrecisionOption,
     SeedOption,
+    TrackerOption,
     VariantOption,
     WorkersOption,
 )
@@ -67,6 +68,7 @@ def train_all(
     full_precision: FullPrecisionOption = False,
     compiled: CompiledOption = True,
     checkpoint_every: CheckpointOption = CHECKPOINT_EVERY,
+    tracker: TrackerOption = None,
     executor: Annotated[str, typer.Option("--executor", help="local, slurm or ray.")] = "local",
     at_once: Annotated[
         int | None,
@@ -102,9 +104,11 @@ def train_all(
     """
     from nnunet_box.cli.common import challenge_options, duration, fold_numbers, names, open_dataset, training_settings
     from nnunet_box.execution.request import Request
+    from nnunet_box.training.trackers import tracker_names
 
     _check_executor(executor)
     jobs = _slurm_options(executor, slurm_option)
+    trackers = tracker_names(tracker)
     chosen = _converted(workspace, dataset, challenge, source, challenge_options(option))
     paths, opened = open_dataset(workspace, chosen)
     settings = training_settings(
@@ -121,6 +125,7 @@ def train_all(
         full_precision=full_precision,
         compiled=compiled,
         checkpoint_seconds=duration(checkpoint_every, "--checkpoint-every"),
+        trackers=trackers,
     )
     request = Request.of(settings, names(configurations), fold_numbers(folds))
     if executor == "local":
