@@ -42,8 +42,8 @@ STATES: dict[Ending, str] = {"finished": "FINISHED", "interrupted": "KILLED", "f
 
 
 class MlflowTracker:
-    """A fold is a run of the experiment that has the data set's name, or of ``MLFLOW_EXPERIMENT_NAME``. One that goes on
-    is the same run; epochs that it has already are not logged again.
+    """A fold is a run of the experiment that has the data set's name, or of ``MLFLOW_EXPERIMENT_NAME``. One that goes
+    on is the same run; epochs that it has already are not logged again.
     """
 
     name = "MLflow"
