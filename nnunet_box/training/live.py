@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -77,6 +78,9 @@ class LiveDisplay:
     def epoch(self, line: Epoch, seconds_left: float | None) -> None:
         """See ``Watch``."""
         self.history.append(line)
+        if self.moment is not None:
+            done = self.facts.batches + self.facts.checks
+            self.moment = replace(self.moment, done=done, seconds_left=seconds_left)
 
     def show(self, began: float | None = None) -> None:
         """Draw now. began: when the work for it did."""

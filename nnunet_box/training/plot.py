@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 from rich.text import Text
 
@@ -53,7 +55,7 @@ def _thinned(values: Sequence[float], most: int) -> list[float]:
 
 
 def _line(points: set[tuple[int, int]], line: set[tuple[int, int]], number: int, width: int) -> Text:
-    text = Text()
+    cells: list[tuple[str, str]] = []
     for place in range(width):
         bits, style = 0, VALUES
         for down, pair in enumerate(DOTS):
@@ -62,5 +64,6 @@ def _line(points: set[tuple[int, int]], line: set[tuple[int, int]], number: int,
                 if dot in line:
                     style = AVERAGE
                 bits |= bit * (dot in line or dot in points)
-        text.append(chr(BLANK + bits) if bits else " ", style)
-    return text
+        cells.append((style, chr(BLANK + bits) if bits else " "))
+    # As few pieces as there are changes of style, which is what drawing costs.
+    return Text.assemble(*(("".join(one for _, one in run), style) for style, run in groupby(cells, itemgetter(0))))
