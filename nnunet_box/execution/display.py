@@ -105,4 +105,5 @@ def _training(workspace: Workspace, task: Task) -> tuple[str, str, str]:
     if not far.epochs:
         return "", "", ""
     epochs = f"{far.epochs} of {far.most}" if far.most is not None else f"{far.epochs}"
-    return epochs, *("" if value is None else f"{value:.3f}" for value in (far.loss, far.dice))
+    loss, dice = ("" if value is None else f"{value:.3f}" for value in (far.loss, far.dice))
+    return epochs, loss, dice

@@ -22,7 +22,7 @@ class Peek:
         """Of scalars on the device; None where nothing is known yet."""
         if self.device.type != "cuda":
             return float(torch.stack(list(losses)).mean()) if losses else None
-        if self._asked is not None and self._asked[1].query():
+        if self._asked is not None and self._asked[1].query():  # type: ignore[no-untyped-call]
             self._known, self._asked = float(self._asked[0]), None
         if losses and self._asked is None:
             answer = torch.empty((), pin_memory=True)

@@ -37,16 +37,16 @@ class TensorBoardTracker:
         from torch.utils.tensorboard import SummaryWriter
 
         if self.writer is not None:
-            self.writer.close()  # type: ignore[no-untyped-call]
+            self.writer.close()
             self.writer = None
         if self.folder.exists():
             shutil.rmtree(self.folder)
-        self.writer = SummaryWriter(str(self.folder))  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(str(self.folder))
         facts = "\n".join(f"| {name} | {value} |" for name, value in self.run.facts().items())
-        self.writer.add_text("run", f"| | |\n|---|---|\n{facts}", 0)  # type: ignore[no-untyped-call]
+        self.writer.add_text("run", f"| | |\n|---|---|\n{facts}", 0)
         for line in lines:
             self._add(line)
-        self.writer.flush()  # type: ignore[no-untyped-call]
+        self.writer.flush()
         if not self.said:
             self.said = True
             say(f"TensorBoard: tensorboard --logdir {self.run.folder.parent.parent}")
@@ -55,16 +55,16 @@ class TensorBoardTracker:
         """See ``Tracker``."""
         assert self.writer is not None
         self._add(line)
-        self.writer.flush()  # type: ignore[no-untyped-call]
+        self.writer.flush()
 
     def end(self, how: Ending) -> None:
         """See ``Tracker``. TensorBoard knows no endings."""
         del how
         if self.writer is not None:
-            self.writer.close()  # type: ignore[no-untyped-call]
+            self.writer.close()
             self.writer = None
 
     def _add(self, line: Epoch) -> None:
         assert self.writer is not None
         for name, value in self.run.numbers(line).items():
-            self.writer.add_scalar(name, value, line.epoch, walltime=line.ended)  # type: ignore[no-untyped-call]
+            self.writer.add_scalar(name, value, line.epoch, walltime=line.ended)

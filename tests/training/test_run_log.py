@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from nnunet_box.dataset.splits import Fold
+from nnunet_box.training import trainer as trainer_module
 from nnunet_box.training.run_log import Epoch, epoch_seconds, mean_dice, moving_averages, read_log
 from nnunet_box.training.schedule import PlateauSchedule
 from nnunet_box.training.settings import TrainingSettings
+from nnunet_box.training.step import TrainingStep
 from nnunet_box.training.trainer import Trainer
 from nnunet_box.training.validation import patch_dice
 from tests.training.toys import toy_plan, toy_store
@@ -52,13 +54,27 @@ def test_a_line_says_what_an_epoch_was(store: tuple[Path, Fold], tmp_path: Path)
     assert moving_averages([line.validation_dice for line in found])[-1] == found[-1].dice_average
 
 
-def test_a_budget_that_ends_in_an_epoch_leaves_valid_json(store: tuple[Path, Fold], tmp_path: Path) -> None:
-    budget = replace(SETTINGS, epochs=None, budget_seconds=1.0, batches_per_epoch=250)
-    trainer = Trainer(toy_plan(), *store, tmp_path, budget)
+def test_a_budget_that_ends_in_an_epoch_leaves_valid_json(
+    store: tuple[Path, Fold], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "fit_to_budget", lambda *given: given[-1])
+    trainer = Trainer(toy_plan(), *store, tmp_path, replace(SETTINGS, epochs=None, budget_seconds=3600.0))
+    made = 0
+    gradients = TrainingStep.gradients
+
+    def last_of_six(self: TrainingStep, image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        nonlocal made
+        made += 1
+        if made == 6:
+            trainer.schedule.spent = 3600.0  # type: ignore[union-attr]
+        return gradients(self, image, labels)
+
+    monkeypatch.setattr(TrainingStep, "gradients", last_of_six)
     trainer.run(resume=False)
-    last = strict((tmp_path / "log.jsonl").read_text().splitlines()[-1])
-    assert isinstance(last, dict) and last["validation_dice"] is None and last["dice"] == {}
-    assert trainer.schedule.finished and last["updates"] <= last["epoch"] * trainer.progress.batches_per_epoch
+    first, last = (strict(line) for line in (tmp_path / "log.jsonl").read_text().splitlines())
+    assert isinstance(first, dict) and isinstance(last, dict)
+    assert last["validation_dice"] is None and last["dice"] == {}
+    assert last["dice_average"] == first["dice_average"] and (first["updates"], last["updates"]) == (4, 6)
 
 
 def test_a_class_that_is_neither_there_nor_predicted_has_no_dice() -> None:
