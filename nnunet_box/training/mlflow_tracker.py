@@ -7,6 +7,7 @@ package.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -51,6 +52,8 @@ class MlflowTracker:
     def __init__(self, run: TrackedRun) -> None:
         self.run, self.mark, self.store = run, run.folder / MARK, run.shared / STORE
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.store.resolve()}"
+        # An address may hold a password.
+        self.where = hashlib.sha256(self.uri.encode()).hexdigest()[:16]
         self.client: MlflowClient | None = None
         self.id, self.said = "", False
         self.known: set[int] = set()
@@ -101,7 +104,7 @@ class MlflowTracker:
             kept: dict[str, Any] = read_json(self.mark, schema_version=1)
         except InvalidData:
             return None
-        if (kept.get("uri"), kept.get("key")) != (self.uri, self.run.key):
+        if (kept.get("where"), kept.get("key")) != (self.where, self.run.key):
             return None
         try:
             found = self.client.get_run(f"{kept.get('run')}")
@@ -121,7 +124,7 @@ class MlflowTracker:
             artifacts = self.store.with_suffix("").resolve().as_uri() if self._local else None
             number = self.client.create_experiment(name, artifact_location=artifacts)
         made = self.client.create_run(number, run_name=f"{self.run.model} fold {self.run.fold}")
-        write_json(self.mark, {"schema_version": 1, "uri": self.uri, "key": self.run.key, "run": made.info.run_id})
+        write_json(self.mark, {"schema_version": 1, "where": self.where, "key": self.run.key, "run": made.info.run_id})
         return str(made.info.run_id)
 
     def _describe(self) -> None:

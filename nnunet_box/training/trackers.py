@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {"tensorboard": ("tensorboard",), "mlflow
 """Tracker to the modules it needs, which the extra of its name installs."""
 AGAIN_SECONDS = 60.0
 """After a failure, until a tracker is tried again."""
+PASSWORD = re.compile(r"//[^/\s@]*@")
+"""With a name, in an address."""
 LAST_SECONDS = 15.0
 """A tracker may take at the end of a run."""
 
@@ -199,5 +202,5 @@ class _Follower(threading.Thread):
             self._current, self._next = False, time.monotonic() + AGAIN_SECONDS
             if not self._warned:
                 self._warned = True
-                words = " ".join(f"{error}".split())[:300] or type(error).__name__
+                words = PASSWORD.sub("//", " ".join(f"{error}".split()))[:300] or type(error).__name__
                 say(f"{self.tracker.name}: {words}. Training goes on and tries again later; {LOG} has every epoch.")

@@ -272,16 +272,18 @@ def test_mlflow_has_one_run_with_each_epoch_once(
     with tracked(make_trackers(["mlflow"], tracked_run(folder, "k2")), read_log(folder / "log.jsonl")):
         pass
     (other,) = runs_of(elsewhere)
+    assert "elsewhere" not in (folder / "mlflow.json").read_text(), "an address may hold a password"
     assert sorted(other[2]) == [1, 2, 3, 4] and json.loads((folder / "mlflow.json").read_text())["run"] == other[0]
     # A server that is not there.
     capsys.readouterr()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     plain = load_file(folder / "weights.safetensors")
     gone = tmp_path / "gone"
     found = load_file(trainer(store, gone, make_trackers(["mlflow"], tracked_run(gone))).run(resume=False))
     assert all(torch.equal(plain[name], found[name]) for name in plain)
-    assert capsys.readouterr().err.count("MLflow: ") == 1
+    said = capsys.readouterr().err
+    assert said.count("MLflow: ") == 1 and "127.0.0.1" in said and "secret" not in said
     assert not (gone / "mlflow.json").exists(), "no run was made"
 
 
