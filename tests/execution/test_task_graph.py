@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -287,7 +288,9 @@ def test_a_graph_on_two_slots_ends_as_one_in_this_process(
     spoilt = workspace.fold("2d", 1)
     spoilt.parent.mkdir(parents=True)
     spoilt.write_text("a file where a folder should be")
-    beside = [*arguments, "--at-once", "2"]
+    # A tracker on top, which changes no weight.
+    tracker = ["--tracker", "tensorboard"] if importlib.util.find_spec("tensorboard") else []
+    beside = [*arguments, "--at-once", "2", *tracker]
     failed = subprocess.run([sys.executable, "-m", "nnunet_box.cli.app", *beside], capture_output=True, text=True)
     assert failed.returncode == 1, failed.stderr
     assert "1 task failed" in failed.stderr and "train-2d-1 ended with 1" in failed.stderr
@@ -298,6 +301,8 @@ def test_a_graph_on_two_slots_ends_as_one_in_this_process(
     assert again.returncode == 0, again.stderr
     assert json.loads(workspace.selection.read_text()) == selection
     assert all_weights(workspace) == weights
+    events = [list((workspace.fold("2d", fold) / "tensorboard").glob("events*")) for fold in (0, 1)]
+    assert [len(files) for files in events] == [len(tracker) // 2] * 2
     record = read_record(workspace, "train-2d-0")
     assert record is not None and record.attempts == 1, "it was done"
 
