@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,13 +70,14 @@ class Kept(LiveDisplay):
         """See ``Watch``."""
         if line.epoch != self.facts.epochs:
             super().epoch(line, seconds_left)
+            print(line.epoch, line.loss, line.dice, file=sys.stderr)
 
 
 def main() -> None:
     """Train and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--batches-per-epoch", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--batches-per-epoch", type=int, default=6)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("training.svg"))
     given = parser.parse_args()
     console = Console(record=True, file=io.StringIO(), width=WIDTH, height=HEIGHT, force_terminal=True)
@@ -92,12 +94,13 @@ def main() -> None:
         adapter, folder = Acdc(), workspace.root / "datasets" / "acdc"
         adapter.convert(adapter.recognise(workspace.root / "download" / "database"), folder)
         dataset = load_dataset(folder)
-        plan = plan_dataset(workspace, dataset)
+        plan = plan_dataset(workspace, dataset, memory_gb=1.0)
         store = preprocess_dataset(workspace, dataset, plan, CONFIGURATION)
         settings = TrainingSettings(
             CONFIGURATION, 0, epochs=given.epochs, batches_per_epoch=given.batches_per_epoch, device="cpu"
         )
         fold = load_or_make_folds(workspace.splits, dataset)[0]
+        print(plan.configuration_of(CONFIGURATION), file=sys.stderr)
         Trainer(plan, store, fold, workspace.fold(CONFIGURATION, 0), settings, show=kept).run(resume=False)
     console.print(displays[0].frame())
     title = f"nnbox train acdc --configuration {CONFIGURATION} --fold 0"
