@@ -53,6 +53,10 @@ class Workspace:
     def logs(self) -> Path:
         return self.root / "logs"
 
+    @property
+    def report(self) -> Path:
+        return self.root / "reports" / self.dataset
+
     def case_store(self, configuration: str) -> Path:
         return self.preprocessed / configuration
 
