@@ -76,7 +76,7 @@ class Kept(LiveDisplay):
 def main() -> None:
     """Train and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--batches-per-epoch", type=int, default=6)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("training.svg"))
     given = parser.parse_args()
@@ -90,7 +90,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         workspace = Workspace(Path(temporary), "acdc")
-        write_acdc_cohort(workspace.root / "download", 12, 0, 2019, 48, (5, 6))
+        write_acdc_cohort(workspace.root / "download", 10, 0, 2019, 48, (5, 6))
         adapter, folder = Acdc(), workspace.root / "datasets" / "acdc"
         adapter.convert(adapter.recognise(workspace.root / "download" / "database"), folder)
         dataset = load_dataset(folder)

@@ -212,7 +212,7 @@ def on_a_terminal(argv: Sequence[str], environment: dict[str, str]) -> Iterator[
         argv, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
     )
     os.close(theirs)
-    written, end = b"", time.monotonic() + 120
+    written, end = b"", time.monotonic() + 600
     try:
         while time.monotonic() < end:
             ready, _, _ = select.select([ours], [], [], 0.2)
@@ -222,7 +222,7 @@ def on_a_terminal(argv: Sequence[str], environment: dict[str, str]) -> Iterator[
                 break
             written += more
             yield process, written
-        process.wait(10)
+        process.wait(600)
         yield process, written
     finally:
         process.kill()
