@@ -142,6 +142,8 @@ def test_neither_a_failing_nor_a_stuck_tracker_changes_a_run(
     try:
         others = [Noted(fails=[1, 2, 3, 4]), Stuck()]
         found = load_file(trainer(store, tmp_path / "tracked", others).run(resume=False))
+        (left,) = [thread for thread in threading.enumerate() if thread.name == "tracker stuck"]
+        assert left.daemon, "the process ends without it"
     finally:
         free.set()
     assert all(torch.equal(plain[name], found[name]) for name in plain)
