@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test test-cluster test-peer benchmark benchmark-long break-rules lint format wheel clean help
+.PHONY: demo test test-cluster test-peer benchmark benchmark-long break-rules lint format wheel web clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make break-rules   break each rule of docs/fidelity.md and see its test fail; half an hour"
 	@echo "make lint   ruff, mypy and import-linter"
 	@echo "make wheel  dist/*.whl"
+	@echo "make web    the JavaScript that is shipped, again, from the npm packages of tools/web"
 	@echo "make clean  remove .venv, dist and caches"
 
 # The mark is written last: an interrupted installation starts over instead of being taken for a finished one.
@@ -85,6 +86,9 @@ format: $(READY)
 
 wheel: $(READY)
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+web:
+	$(PYTHON) tools/web/vendor.py
 
 clean:
 	rm -rf $(VENV) $(PEER) dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage

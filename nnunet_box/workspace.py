@@ -49,6 +49,10 @@ class Workspace:
     def bundle(self) -> Path:
         return self.root / "bundles" / self.dataset
 
+    @property
+    def report(self) -> Path:
+        return self.root / "reports" / self.dataset
+
     def case_store(self, configuration: str) -> Path:
         return self.preprocessed / configuration
 

@@ -118,6 +118,7 @@ def image(
     )
     from nnunet_box import __version__
     from nnunet_box.cli.case_budget import fit_bundle
+    from nnunet_box.submission.record import write_image_record
 
     organiser = load_profile(profile)
     checked_tag = check_tag(tag, organiser.forbidden_tags) if tag is not None else None
@@ -168,10 +169,11 @@ def image(
         descriptor = _write_descriptor(workspace / "submissions", name, shipped)
         say(f"{descriptor}: the descriptor to hand in with the image")
     run_line = organiser.run_line(name)
+    result = {"tag": name, "id": facts.identifier, "size_bytes": facts.size_bytes, "labels": dict(facts.labels)}
+    result |= {"challenge": shipped.challenge, "profile": contract.model_dump(mode="json"), "run": run_line}
+    result |= {"descriptor": str(descriptor) if descriptor is not None else None}
+    write_image_record(workspace / "submissions", shipped.dataset, result)
     if as_json:
-        result = {"tag": name, "id": facts.identifier, "size_bytes": facts.size_bytes, "labels": dict(facts.labels)}
-        result |= {"challenge": shipped.challenge, "profile": contract.model_dump(), "run": run_line}
-        result |= {"descriptor": str(descriptor) if descriptor is not None else None}
         typer.echo(json.dumps(result, indent=1))
         return
     say(f"{name}: {facts.size_bytes / 1e6:.0f} MB, {facts.identifier}, user {facts.user}")

@@ -251,6 +251,10 @@ def _print(adapter: Challenge) -> None:
     console.print(f"  Upload: one zip, files {place}, {form.dtype}", soft_wrap=True, highlight=False, markup=False)
     command = f"nnbox build-submission archive --challenge {adapter.name} PREDICTIONS --test-folder DIR"
     console.print(f"  Make it: {command}", soft_wrap=True, highlight=False, markup=False)
+    for score in facts.published:
+        task = f"{score.task}, " if score.task is not None else ""
+        text = f"  Published: {task}{score.structure}, {score.metric} {score.value:g}, {score.who}, {score.on}"
+        console.print(f"{text} ({score.source}) [{score.certainty}]", soft_wrap=True, highlight=False, markup=False)
     for option in getattr(adapter, "options", ()):
         choices = f" ({', '.join(option.choices)})" if option.choices else ""
         text = f"  --option {option.name}={option.default}: {option.help}{choices}"

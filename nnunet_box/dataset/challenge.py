@@ -107,6 +107,27 @@ read; nobody's page, only memory."""
 
 
 @dataclass(frozen=True)
+class PublishedScore:
+    """A result others published, to be put beside ours. who: whose. structure: a label's name, or what was averaged.
+    metric: ``Dice`` where ours is the same, else the challenge's word. on: the cases it was measured on. source:
+    where it stands. task: of a challenge with several, whose it is.
+    """
+
+    who: str
+    structure: str
+    metric: str
+    value: float
+    on: str
+    source: str
+    certainty: Certainty
+    task: str | None = None
+
+
+MEAN = "mean of the structures"
+"""``PublishedScore.structure`` of a mean over all of them."""
+
+
+@dataclass(frozen=True)
 class ChallengeFacts:
     """Declared facts, shown by ``nnbox challenges`` and written into ``dataset.json``."""
 
@@ -120,6 +141,7 @@ class ChallengeFacts:
     obtain: str
     """Where to get the data."""
     form: SubmissionForm = field(default_factory=SubmissionForm)
+    published: tuple[PublishedScore, ...] = ()
     certainty: Mapping[str, Certainty] = field(default_factory=dict)
     """How sure a fact is, by its name: a field's here (``metrics``), of ``tasks`` ``labels`` and ``counts``, or that of
     a detail ("size limit"). What is not in it is shown as not stated."""
