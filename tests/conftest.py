@@ -44,10 +44,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
+    # Processes beside each other share the cores, and so do the commands that their tests start.
+    if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+        share = max(1, len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+        os.environ.setdefault("OMP_NUM_THREADS", str(share))
     # A shell starts what it puts into the background with SIGINT ignored, and every process below inherits that: the
     # tests of Ctrl-C would wait for an end that never comes.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """For ``pytest -n``: a file's tests stay together, as they share what is made once; all that ask the container
+    engines go to one process, as these are one for the machine. What takes long comes first, so that processes end
+    together.
+    """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    engines = {item for item in items if item.get_closest_marker("docker") or item.get_closest_marker("podman")}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("engines" if item in engines else item.path.stem))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: (item not in engines, item.path not in slow))
 
 
 def real_data_folder(config: pytest.Config) -> Path | None:
