@@ -42,7 +42,7 @@ demo: $(READY)
 
 # As many processes as there are cores, up to four; ARGS="-n 0" for one, as a debugger needs it.
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder \
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder \
 	  --cov --cov-report=term:skip-covered $(ARGS)
 
 # The same torch as ours comes first: alone, nnunetv2 would fetch the newest, which may be one for CUDA of several GB.

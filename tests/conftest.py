@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,20 +55,33 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """For ``pytest -n``: a file's tests stay together, as they share what is made once; all that ask the container
-    engines go to one process, as these are one for the machine. What takes long comes first, so that processes end
-    together.
-    """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    engines = {item for item in items if item.get_closest_marker("docker") or item.get_closest_marker("podman")}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("engines" if item in engines else item.path.stem))
+@functools.cache
+def asks_engines(file: Path) -> bool:
+    """Whether any test of a file asks a container engine; there is one of each for the whole machine."""
+    text = file.read_text(encoding="utf-8")
+    return "mark.docker" in text or "mark.podman" in text
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``pytest -n`` what takes long comes first, so that the processes end together."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: (item not in engines, item.path not in slow))
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: (not asks_engines(item.path), item.path not in slow))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For ``pytest -n``: a file's tests go to one process, as they share what is made once, and so do all of the files
+    that ask engines: each would build the same images, and prune what another builds on.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "engines" if asks_engines(config.rootpath / file) else file
+
+    return ByFile(config, log)
 
 
 def real_data_folder(config: pytest.Config) -> Path | None:

@@ -31,7 +31,7 @@ def in_training(workspace: Workspace) -> str | None:
 
 def folder_of(workspace: Workspace, task: str) -> Path:
     """A training's fold."""
-    _, model, fold = task.split("-")
+    model, _, fold = task.removeprefix("train-").rpartition("-")
     return workspace.fold(model, int(fold))
 
 
