@@ -10,7 +10,7 @@ import pytest
 
 from tests.execution.ray_samples import HEAD, NODE
 
-START_SECONDS = 600
+START_SECONDS = 3600
 
 
 @pytest.fixture(scope="module")

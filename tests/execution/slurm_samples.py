@@ -11,7 +11,7 @@ from nnunet_box.execution.records import Record, read_record
 from nnunet_box.workspace import Workspace
 from tests.execution.process_trees import below, command_of, parents
 
-PATIENCE_SECONDS = 900
+PATIENCE_SECONDS = 3600
 ONE_CORE = ["--slurm-option", "--cpus-per-task=1"]
 
 

@@ -31,7 +31,7 @@ from tests.execution.running import folder_of, in_training, weights
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("ray_here")]
 
-PATIENCE_SECONDS = 600
+PATIENCE_SECONDS = 3600
 OPTIONS = ["--epochs", "1", "--batches-per-epoch", "12", "--folds", "0,1", "--workers", "0"]
 CHECKPOINTS = ["--checkpoint-every", "0.1s"]
 DATASET = "acdc"
