@@ -49,6 +49,14 @@ class Workspace:
     def bundle(self) -> Path:
         return self.root / "bundles" / self.dataset
 
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "reports" / self.dataset
+
     def case_store(self, configuration: str) -> Path:
         return self.preprocessed / configuration
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from nnbox_challenges import published
 from nnbox_challenges.acdc_layout import PHASES, TEST_PATIENTS, Patient, find_patients
 from nnbox_challenges.base import FILE_ENDING, Adapter
 from nnbox_challenges.layout import a_few, plain_cases, require_folder
@@ -41,6 +42,7 @@ class Acdc(Adapter):
             "humanheart-project.creatis.insa-lyon.fr/database: ACDC.zip; "
             "unpack and give the folder that holds training and testing"
         ),
+        published=published.ACDC,
         certainty={
             "labels": "verified",
             "counts": "verified",

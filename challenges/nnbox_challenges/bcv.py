@@ -9,6 +9,7 @@ import re
 from pathlib import Path, PurePath
 from typing import Any
 
+from nnbox_challenges import published
 from nnbox_challenges.base import Adapter
 from nnbox_challenges.bcv_layout import TEST_IDS, TRAINING_IDS, Scans, case_id, check_organs, find_scans
 from nnbox_challenges.layout import plain_cases, require_folder
@@ -56,6 +57,7 @@ class Bcv(Adapter):
         licence="by Synapse account and acceptance of its conditions; not to be passed on",
         reference="Landman et al., MICCAI Multi-Atlas Labeling Beyond the Cranial Vault, 2015, doi:10.7303/syn3193805",
         obtain="synapse.org, syn3193805: Abdomen/RawData.zip; unpack and give the folder RawData",
+        published=published.BCV,
         certainty={
             "labels": "verified",
             "counts": "secondary",

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from nnbox_challenges import published
 from nnbox_challenges.base import FILE_ENDING, Adapter
 from nnbox_challenges.bcv_layout import IMAGE as BCV_IMAGE
 from nnbox_challenges.decathlon_tasks import CAVEATS, PREFIXES, TASKS, TOLERANCES_MM, task_facts
@@ -51,6 +52,7 @@ class Decathlon(Adapter):
         reference="Antonelli et al., Nature Communications 13, 4128 (2022); Simpson et al., arXiv:1902.09063",
         obtain="medicaldecathlon.com: one tar per task; unpack and give its folder",
         form=SubmissionForm(folder="{task}"),
+        published=published.DECATHLON,
         certainty={
             "labels": "verified",
             "counts": "secondary",
@@ -290,7 +292,10 @@ def _training(root: Path, declared: dict[str, Any], channels: int) -> tuple[Sour
     for image, label in zip(images, labels, strict=True):
         if strip_suffix(image) != strip_suffix(label):
             raise InvalidData(
-                root / "dataset.json", f"the label of {image.name}", label.name, "Image and label must have one name."
+                root / "dataset.json",
+                f"the label of {image.name}",
+                label.name,
+                "Correct the list: image and label have one name.",
             )
     cases = [_case(image, channels, label) for image, label in zip(images, labels, strict=True)]
     return tuple(sorted(cases, key=lambda case: natural_key(case.id)))

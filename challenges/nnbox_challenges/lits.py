@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nnbox_challenges import published
 from nnbox_challenges.base import Adapter
 from nnbox_challenges.layout import plain_cases, require_folder
 from nnbox_challenges.lits_layout import Found, find_files, numbered, repair_of
@@ -41,6 +42,7 @@ class Lits(Adapter):
         obtain="competitions.codalab.org/competitions/17094: Training Batch 1 and 2, LITS-Challenge-Test-Data; unpack",
         # The scorer compares arrays and takes the spacing from the reference.
         form=SubmissionForm(same_affine=False),
+        published=published.LITS,
         certainty={
             "labels": "verified",
             "counts": "verified",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from nnbox_challenges import published
 from nnbox_challenges.base import Adapter
 from nnbox_challenges.layout import plain_cases, require_folder
 from nnbox_challenges.ms_lesions_layout import CHANNELS, COMPLETE, RATERS, Scan, find_scans
@@ -53,6 +54,7 @@ class MsLesions(Adapter):
             "smart-stats-tools.org/lesion-challenge-2015: training_final_v4.zip and testdata_website_2016-03-24.zip; "
             "unpack both and give the folder that holds them"
         ),
+        published=published.MS_LESIONS,
         certainty={
             "labels": "verified",
             "counts": "verified",
@@ -143,7 +145,7 @@ class MsLesions(Adapter):
                 scan.channels[CHANNELS[0]].parent.parent / "masks" / name,
                 f"rater {absent[0]}'s mask of {scan.id} (rater {self.rater})",
                 "no such file",
-                COMPLETE if absent[0] in raters or not raters else f"There is --option rater={raters[0]}.",
+                COMPLETE if absent[0] in raters or not raters else f"Give --option rater={raters[0]}, which is there.",
             )
         if self.rater == "both":
             ids = {rater: f"{scan.id}_mask{rater}" for rater in wanted}

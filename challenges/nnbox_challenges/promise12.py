@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnbox_challenges import published
 from nnbox_challenges.base import Adapter
 from nnbox_challenges.layout import a_few, plain_cases, require_folder
 from nnbox_challenges.promise12_layout import (
@@ -58,6 +59,7 @@ class Promise12(Adapter):
             "zenodo.org/records/8026660: training_data.zip, test_data.zip, livechallenge_test_data.zip; "
             "unpack and give the folder that holds them"
         ),
+        published=published.PROMISE12,
         certainty={
             "labels": "secondary",
             "counts": "secondary",

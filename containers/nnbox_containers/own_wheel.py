@@ -15,6 +15,8 @@ from nnunet_box.errors import NnboxError
 
 DISTRIBUTION = "nnunet_box"
 PACKAGES = ("nnunet_box", "nnbox_challenges", "nnbox_containers")
+LEFT_OUT = frozenset({"nnunet_box/web"})
+"""Folders an image has no use for: the scripts of our pages, 3 MB."""
 # The earliest time a zip can hold; a wheel of the same files is then the same bytes, and an engine's cache hits.
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 FILE_MODE = 0o644
@@ -25,7 +27,8 @@ WHEEL_FILE = "Wheel-Version: 1.0\nGenerator: nnunet_box\nRoot-Is-Purelib: true\n
 def own_wheel() -> tuple[str, bytes]:
     """Name and bytes of the wheel of the running nnunet_box, installed regularly or editable.
 
-    Holds the three packages and the installed metadata, with the entry points (which lead to the adapters) and licence.
+    Holds the three packages, but for ``LEFT_OUT``, and the installed metadata, with the entry points (which lead to the
+    adapters) and licence.
     RECORD carries the SHA-256 of every file, as the wheel format (PEP 427) asks.
 
     Raises
@@ -53,7 +56,8 @@ def _package_files() -> Iterator[tuple[str, bytes]]:
         for path in sorted(folder.rglob("*")):
             inside = path.relative_to(folder)
             hidden = any(part.startswith(".") or part == "__pycache__" for part in inside.parts)
-            if path.is_file() and not hidden:
+            left_out = f"{package}/{inside.parts[0]}" in LEFT_OUT
+            if path.is_file() and not hidden and not left_out:
                 yield f"{package}/{inside.as_posix()}", path.read_bytes()
 
 

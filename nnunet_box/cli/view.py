@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nnunet_box.cli import completion
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, WorkspaceOption
 from nnunet_box.errors import UsageError
 
@@ -21,9 +22,19 @@ def register(app: typer.Typer) -> None:
 
 
 def view(
-    case: Annotated[str, typer.Argument(help="A case's id, or an image file: .nii, .nii.gz, .mha, .mhd, .nrrd.")],
+    case: Annotated[
+        str,
+        typer.Argument(
+            help="A case's id, or an image file: .nii, .nii.gz, .mha, .mhd, .nrrd.", autocompletion=completion.cases
+        ),
+    ],
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Whose case it is; the only data set of the workspace by default.")
+        str | None,
+        typer.Option(
+            "--dataset",
+            help="Whose case it is; the only data set of the workspace by default.",
+            autocompletion=completion.data_sets,
+        ),
     ] = None,
     labels: Annotated[
         list[Path] | None,
@@ -46,7 +57,7 @@ def view(
 
     Nothing leaves this machine, and the address that is printed works once.
 
-    Example: nnbox view patient001_frame01
+    Example: nnbox view patient001_ED
     """
     from nnunet_box.interrupts import Interrupted
     from nnunet_box.progress import say

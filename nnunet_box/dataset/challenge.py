@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_box.dataset.cases import SourceCase, SplitRule
+from nnunet_box.dataset.installed import ENTRY_POINT_GROUP
+from nnunet_box.dataset.installed import challenge_names as challenge_names  # part of this seam
 from nnunet_box.errors import UsageError
-
-ENTRY_POINT_GROUP = "nnunet_box.challenges"
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,27 @@ read; nobody's page, only memory."""
 
 
 @dataclass(frozen=True)
+class PublishedScore:
+    """A result others published, to be put beside ours. who: whose. structure: a label's name, or what was averaged.
+    metric: ``Dice`` where ours is the same, else the challenge's word. on: the cases it was measured on. source:
+    where it stands. task: of a challenge with several, whose it is.
+    """
+
+    who: str
+    structure: str
+    metric: str
+    value: float
+    on: str
+    source: str
+    certainty: Certainty
+    task: str | None = None
+
+
+MEAN = "mean of the structures"
+"""``PublishedScore.structure`` of a mean over all of them."""
+
+
+@dataclass(frozen=True)
 class ChallengeFacts:
     """Declared facts, shown by ``nnbox challenges`` and written into ``dataset.json``."""
 
@@ -120,6 +141,7 @@ class ChallengeFacts:
     obtain: str
     """Where to get the data."""
     form: SubmissionForm = field(default_factory=SubmissionForm)
+    published: tuple[PublishedScore, ...] = ()
     certainty: Mapping[str, Certainty] = field(default_factory=dict)
     """How sure a fact is, by its name: a field's here (``metrics``), of ``tasks`` ``labels`` and ``counts``, or that of
     a detail ("size limit"). What is not in it is shown as not stated."""
@@ -195,11 +217,6 @@ def evaluate_challenge(challenge: Challenge, predictions: Path, references: Path
     if mode not in challenge.modes:
         raise UsageError(f"--mode {mode}: {challenge.name} has {' and '.join(challenge.modes)}.")
     return challenge.evaluate(predictions, references, mode)
-
-
-def challenge_names() -> list[str]:
-    """Names of all installed adapters, ours and third parties'."""
-    return sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)})
 
 
 def load_challenge(name: str, options: Mapping[str, str] | None = None) -> Challenge:
