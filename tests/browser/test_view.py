@@ -16,6 +16,7 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 from nnbox_challenges.synthetic import write_acdc_cohort
 from nnunet_box.dataset.dataset import load_dataset
@@ -248,7 +249,8 @@ def test_label_maps_lie_on_what_they_mark(show, tmp_path, direction):
         bright = (picture(opened).min(-1) > 100) & (filled.min(-1) <= 100)
         overlap = (tinted & bright).sum() / (tinted | bright).sum()
         assert bright.sum() > 2000 and overlap > 0.9, (view, overlap)
-        assert line.sum() > 100 and (line & tinted).sum() == line.sum() and line.sum() < 0.2 * tinted.sum()
+        outside = line & ~binary_dilation(tinted, np.ones((3, 3)))
+        assert line.sum() > 100 and not outside.any() and line.sum() < 0.2 * tinted.sum()
     assert opened.errors == []
 
 
