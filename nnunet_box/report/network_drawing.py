@@ -75,7 +75,14 @@ def draw_network(configuration: Configuration, inputs: int, classes: int) -> Dra
     description = (
         f"U-Net from {inputs} channel{'s' * (inputs > 1)} to {classes} classes; stages of the encoder: {chain}."
     )
-    return Drawing(columns * STEP - GAP + 16, TOP + depth * LEVEL + BAR_LEAST + 16, tuple(stages), tuple(arrows), skips, description)
+    return Drawing(
+        columns * STEP - GAP + 16,
+        TOP + depth * LEVEL + BAR_LEAST + 16,
+        tuple(stages),
+        tuple(arrows),
+        skips,
+        description,
+    )
 
 
 def _stage(
