@@ -16,6 +16,9 @@ from tests.conftest import AXE, BROWSERS
 SOFTWARE_GRAPHICS = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 """WebGL on the processor: what draws the volumes needs it, and test machines have no graphics card."""
 
+PATIENCE_MS = 300_000
+"""For whatever is waited for: a machine without a graphics card that has much else to do draws slowly."""
+
 
 @dataclass
 class Opened:
@@ -87,6 +90,7 @@ def open_page(chromium: Any, request: pytest.FixtureRequest) -> Iterator[Callabl
             size = {"width": width, "height": height}
             profile = chromium.new_context(viewport=size, color_scheme=scheme, **context)
             contexts.callback(profile.close)
+            profile.set_default_timeout(PATIENCE_MS)
             one = Opened(profile.new_page(), request.config.getoption("--screenshots"))
             one.listen()
             one.page.goto(address.resolve().as_uri() if isinstance(address, Path) else address)

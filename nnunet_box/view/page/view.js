@@ -17,7 +17,7 @@ const element = (id) => document.getElementById(id);
 const [screen, drawn] = [element("screen"), element("drawn")];
 const hidden = new Set();
 let facts, viewer, grid, layers, solid, colours;
-let held = 1; // while above 0 nothing is drawn
+let held = true; // nothing goes to the graphics card; each volume does so once, which takes seconds for a large one
 
 function tell(words, failed = false) {
   element("state").textContent = words;
@@ -74,25 +74,20 @@ function setWindow(low, high) {
   if (!(high > low)) return;
   [viewer.volumes[0].cal_min, viewer.volumes[0].cal_max] = [low, high];
   [element("low").value, element("high").value] = [low, high].map((value) => Number(value.toPrecision(5)));
-  refreshImage();
+  if (layers) refreshImage();
 }
 
 function refreshImage() {
-  // Slices are drawn with the opacity an image has while they are drawn, the 3-D view with that of its last refresh.
-  viewer.volumes[0].opacity = Number(element("haze").value) / 100;
-  held++;
+  held = false;
   viewer.updateGLVolume();
-  viewer.volumes[0].opacity = 1;
-  held--;
-  viewer.drawScene();
 }
 
 async function showChannel(index) {
   const channel = facts.channels[index];
   const image = await niivue.NVImage.new(await fetched(`image/${index}`, channel.name), "image.nii", "gray", 1);
-  held++;
   const most = viewer.uiData.max3D;
   if (Math.max(...image.dimsRAS.slice(1, 4)) > most) throw new Error(`This graphics card draws at most ${most} voxels along an axis.`);
+  held = true;
   for (const volume of [...viewer.volumes]) viewer.removeVolume(volume);
   const windows = windowsOf(image.img, channel);
   const choice = element("window");
@@ -102,7 +97,6 @@ async function showChannel(index) {
   viewer.addVolume(image);
   grid = { dims: image.dimsRAS.slice(1, 4), step: image.img2RASstep, start: image.img2RASstart.reduce((sum, one) => sum + one, 0) };
   if (solid) viewer.addVolume(solid);
-  held--;
   setWindow(...windows[0].slice(1));
 }
 
@@ -113,9 +107,7 @@ async function showSolid() {
     solid = await niivue.NVImage.new(layer.buffer, "labels.nii", "gray", 1);
     solid.img = layer.voxels;
     setSolidColours();
-    held++;
     viewer.addVolume(solid);
-    held--;
   } else if (solid) {
     if (layer) solid.img = layer.voxels;
     setSolidColours();
@@ -324,23 +316,38 @@ async function start() {
     crosshairWidthUnit: "percent", crosshairWidth: 0.3, fontColor: [1, 1, 1, 1], viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
   });
   viewer.overlayAlphaShader = 0;
-  const draw = viewer.drawScene.bind(viewer);
+  const [draw, update] = [viewer.drawScene.bind(viewer), viewer.updateGLVolume.bind(viewer)];
   viewer.drawScene = () => {
     if (held) return;
     draw();
     paint();
   };
-  layers = [];
+  viewer.updateGLVolume = () => {
+    if (held) return;
+    held = true;
+    // Slices are drawn with the opacity an image has while they are drawn, the 3-D view with that of the last update.
+    viewer.volumes[0].opacity = Number(element("haze").value) / 100;
+    update();
+    viewer.volumes[0].opacity = 1;
+    held = false;
+    viewer.drawScene();
+  };
+  viewer.onIntensityChange = ({ cal_min, cal_max }) => {
+    element("window").value = "";
+    setWindow(cal_min, cal_max);
+  };
   await viewer.attachToCanvas(element("volume"));
   await showChannel(0);
+  const fetchedLayers = [];
   for (const [at, { name, reference }] of facts.layers.entries()) {
     const buffer = await fetched(`labels/${at}`, name);
-    const predictions = layers.filter((layer) => !layer.reference).length;
+    const predictions = fetchedLayers.filter((layer) => !layer.reference).length;
     const style = reference ? "fill" : predictions ? "off" : "contour";
     const dashes = reference ? REFERENCE_DASHES : DASHES[predictions % DASHES.length];
     const before = reference ? "fill" : "contour";
-    layers.push({ name, reference, buffer, voxels: new Uint8Array(buffer, VOXELS_AT), style, before, dashes, planes: [] });
+    fetchedLayers.push({ name, reference, buffer, voxels: new Uint8Array(buffer, VOXELS_AT), style, before, dashes, planes: [] });
   }
+  layers = fetchedLayers;
   facts.structures = structuresOf();
   setColours();
   addViewControls();
@@ -348,11 +355,8 @@ async function start() {
   const compared = addStructures();
   addKeys();
   const voxel = layers.length ? busiest(layers.find(({ reference }) => reference)?.voxels ?? layers[0].voxels, grid) : null;
-  const here = voxelHere();
-  if (voxel) viewer.moveCrosshairInVox(...voxel.map((index, axis) => index - here[axis]));
-  if (layers.length) await showSolid();
-  held = 0;
-  viewer.drawScene();
+  if (voxel) viewer.scene.crosshairPos = viewer.vox2frac(voxel);
+  await showSolid();
   return compared;
 }
 
