@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from nnunet_box.training.live import LiveDisplay
 from nnunet_box.training.run_log import Epoch
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.trainer import Trainer
-from nnunet_box.training.watching import Moment, RunFacts
+from nnunet_box.training.watching import Moment, PlainLines, RunFacts
 from nnunet_box.workspace import Workspace
 
 WIDTH, HEIGHT = 78, 24
@@ -70,7 +69,7 @@ class Kept(LiveDisplay):
         """See ``Watch``."""
         if line.epoch != self.facts.epochs:
             super().epoch(line, seconds_left)
-            print(line.epoch, line.loss, line.dice, file=sys.stderr)
+            PlainLines(self.facts).epoch(line, seconds_left)
 
 
 def main() -> None:
@@ -100,7 +99,6 @@ def main() -> None:
             CONFIGURATION, 0, epochs=given.epochs, batches_per_epoch=given.batches_per_epoch, device="cpu"
         )
         fold = load_or_make_folds(workspace.splits, dataset)[0]
-        print(plan.configuration_of(CONFIGURATION), file=sys.stderr)
         Trainer(plan, store, fold, workspace.fold(CONFIGURATION, 0), settings, show=kept).run(resume=False)
     console.print(displays[0].frame())
     title = f"nnbox train acdc --configuration {CONFIGURATION} --fold 0"

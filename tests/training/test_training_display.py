@@ -276,3 +276,9 @@ def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(Screen, "encoding", "ascii")
     assert watching.terminal() is None
+
+
+def test_the_picture_of_the_display_needs_no_network() -> None:
+    picture = (Path(__file__).resolve().parents[2] / "docs" / "pictures" / "training.svg").read_text()
+    assert set(re.findall(r"https?://[^\s\"]+", picture)) == {"http://www.w3.org/2000/svg"}
+    assert "validation" in picture and len(picture) < 60_000
