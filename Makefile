@@ -41,8 +41,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/nnbox demo $(ARGS)
 
+# As many processes as there are cores, up to four; ARGS="-n 0" for one, as a debugger needs it.
 test: $(READY)
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder \
+	  --cov --cov-report=term:skip-covered $(ARGS)
 
 # The same torch as ours comes first: alone, nnunetv2 would fetch the newest, which may be one for CUDA of several GB.
 $(PEER)/.ready: constraints.txt

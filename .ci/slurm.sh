@@ -54,7 +54,7 @@ if ! idle; then
         # Numbers of /dev/null: whoever opens it does no harm.
         [ -c "$run/gpu$number" ] || mknod "$run/gpu$number" c 1 3
     done
-    # cred_expire: so long a requeued job waits; less than 5 is not heard. task/none and linuxproc need no control groups.
+    # cred_expire: so long a requeued job waits; less than 5 is not heard. SlurmdTimeout: after it a silent node is down. task/none and linuxproc need no control groups.
     cat >"$SLURM_CONF" <<CONF
 ClusterName=nnbox
 SlurmctldHost=$host(127.0.0.1)
@@ -83,6 +83,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0,bf_interval=2,bf_min_age_reserve=0
 SlurmdParameters=config_overrides
 MinJobAge=10
+SlurmdTimeout=30
 KillWait=10
 CompleteWait=0
 ReturnToService=2

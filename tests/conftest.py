@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,10 +55,43 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
+    # Processes beside each other share the cores, and so do the commands that their tests start.
+    if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+        share = max(1, len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+        os.environ.setdefault("OMP_NUM_THREADS", str(share))
     # A shell starts what it puts into the background with SIGINT ignored, and every process below inherits that: the
     # tests of Ctrl-C would wait for an end that never comes.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@functools.cache
+def asks_engines(file: Path) -> bool:
+    """Whether any test of a file asks a container engine; there is one of each for the whole machine."""
+    text = file.read_text(encoding="utf-8")
+    return "mark.docker" in text or "mark.podman" in text
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``pytest -n`` what takes long comes first, so that the processes end together."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: (not asks_engines(item.path), item.path not in slow))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For ``pytest -n``: a file's tests go to one process, as they share what is made once, and so do all of the files
+    that ask engines: each would build the same images, and prune what another builds on.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "engines" if asks_engines(config.rootpath / file) else file
+
+    return ByFile(config, log)
 
 
 def real_data_folder(config: pytest.Config) -> Path | None:

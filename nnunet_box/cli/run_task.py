@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ def run_task(
     key: Annotated[str, typer.Option("--key", help="Of what its result follows from.")],
     cores: Annotated[str | None, typer.Option("--cores", help="0,1: the only ones it may use.")] = None,
     job: Annotated[str | None, typer.Option("--job", help="slurm:17: whose job this is, and its id.")] = None,
+    made: Annotated[list[Path] | None, typer.Option("--made", help="A file or folder that it makes.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Run a task of nnbox train-all, with its output in a log and its fate in a record."""
@@ -30,4 +32,4 @@ def run_task(
     bound = None if cores is None else [int(core) for core in cores.split(",")]
     scheduler, _, number = (job or "").partition(":")
     known = (scheduler, number) if number else None
-    raise typer.Exit(running.run_task(Workspace(workspace, dataset), task, key, argv, bound, known))
+    raise typer.Exit(running.run_task(Workspace(workspace, dataset), task, key, argv, bound, known, made or ()))

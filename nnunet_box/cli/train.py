@@ -47,6 +47,13 @@ CheckpointOption = Annotated[
     str,
     typer.Option("--checkpoint-every", help="Least time between two checkpoints, which is what a killed run may lose."),
 ]
+TrackerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracker",
+        help="Comma-separated, beside the fold's log.jsonl: tensorboard, mlflow. Each is an extra of the package.",
+    ),
+]
 CHECKPOINT_EVERY = "60s"
 
 
@@ -75,6 +82,7 @@ def train(
     full_precision: FullPrecisionOption = False,
     compiled: CompiledOption = True,
     checkpoint_every: CheckpointOption = CHECKPOINT_EVERY,
+    tracker: TrackerOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
@@ -85,6 +93,7 @@ def train(
     from nnunet_box.cli.common import duration, open_dataset, print_json, training_settings
     from nnunet_box.errors import UsageError
     from nnunet_box.execution.fold import train_fold
+    from nnunet_box.training.trackers import tracker_names
 
     if resume and restart:
         raise UsageError("--resume and --restart exclude each other: give one of them.")
@@ -102,6 +111,7 @@ def train(
         full_precision=full_precision,
         compiled=compiled,
         checkpoint_seconds=duration(checkpoint_every, "--checkpoint-every"),
+        trackers=tracker_names(tracker),
     )
     dice = train_fold(paths, opened, settings, resume=resume, restart=restart)
     if as_json:

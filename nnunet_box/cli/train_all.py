@@ -19,6 +19,7 @@ from nnunet_box.cli.train import (
     EpochsOption,
     FullPrecisionOption,
     SeedOption,
+    TrackerOption,
     VariantOption,
     WorkersOption,
 )
@@ -78,6 +79,7 @@ def train_all(
     full_precision: FullPrecisionOption = False,
     compiled: CompiledOption = True,
     checkpoint_every: CheckpointOption = CHECKPOINT_EVERY,
+    tracker: TrackerOption = None,
     executor: Annotated[
         str, typer.Option("--executor", help="local, slurm or ray.", autocompletion=completion.among(*EXECUTORS))
     ] = "local",
@@ -116,9 +118,11 @@ def train_all(
     """
     from nnunet_box.cli.common import challenge_options, duration, fold_numbers, names, open_dataset, training_settings
     from nnunet_box.execution.request import Request
+    from nnunet_box.training.trackers import tracker_names
 
     _check_executor(executor)
     jobs = _slurm_options(executor, slurm_option)
+    trackers = tracker_names(tracker)
     chosen = _converted(workspace, dataset, challenge, source, challenge_options(option))
     paths, opened = open_dataset(workspace, chosen)
     settings = training_settings(
@@ -135,6 +139,7 @@ def train_all(
         full_precision=full_precision,
         compiled=compiled,
         checkpoint_seconds=duration(checkpoint_every, "--checkpoint-every"),
+        trackers=trackers,
     )
     request = Request.of(settings, names(configurations), fold_numbers(folds))
     if executor == "local":

@@ -27,7 +27,9 @@ LOG_LINES = 20
 
 
 class Record(BaseModel):
-    """A task's last run. job: what a scheduler calls it, ``scheduler`` being which. attempts: runs with this key."""
+    """A task's last run. job: what a scheduler calls it, ``scheduler`` being which. attempts: runs with this key.
+    in_vain: runs of this job, one after the other, that were told to come back and had not got further.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,6 +45,7 @@ class Record(BaseModel):
     exit_code: int | None = None
     scheduler: str | None = None
     job: str | None = None
+    in_vain: int = 0
 
 
 def record_file(workspace: Workspace, name: str) -> Path:
@@ -88,6 +91,7 @@ def begun_record(
         started=now(),
         scheduler=scheduler,
         job=job,
+        in_vain=before.in_vain if same and before is not None and job is not None and before.job == job else 0,
     )
 
 

@@ -12,23 +12,37 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from nnunet_box.errors import NnboxError
+from nnunet_box.execution.advance import reached
 from nnunet_box.execution.records import begun_record, log_file, now, read_record, task_lock, write_record
-from nnunet_box.interrupts import COME_BACK, SIGNALS
+from nnunet_box.interrupts import BEFORE_A_LIMIT, COME_BACK, SIGNALS
 from nnunet_box.locks import held
 from nnunet_box.workspace import Workspace
 
 PROGRAM = [sys.executable, "-m", "nnunet_box.cli.app"]
 """This nnbox, whatever is on the PATH."""
 PR_SET_PDEATHSIG = 1
+MOST_IN_VAIN = 3
+"""Runs of a scheduler's job that end for its time limit without having got further; a fourth would not either."""
+NO_ROOM = (
+    f"Told to end before the time limit {MOST_IN_VAIN} times in a row, and not a step further: the limit leaves no "
+    "room beyond the start. Give more time, as with --slurm-option --time=4:00:00, and type the same command again."
+)
 
 
 def command_line(
-    workspace: Workspace, name: str, key: str, argv: Sequence[str], cores: Sequence[int] | None = None
+    workspace: Workspace,
+    name: str,
+    key: str,
+    argv: Sequence[str],
+    cores: Sequence[int] | None = None,
+    outputs: Sequence[Path] = (),
 ) -> list[str]:
     """The argv of a process that runs a task with ``run_task``."""
     where = ["--workspace", str(workspace.root.resolve()), "--dataset", workspace.dataset]
     bound = ["--cores", ",".join(map(str, cores))] if cores else []
-    return [*PROGRAM, "run-task", name, "--key", key, *where, *bound, "--", *argv]
+    made = [word for output in outputs for word in ("--made", str(output.resolve()))]
+    return [*PROGRAM, "run-task", name, "--key", key, *where, *bound, *made, "--", *argv]
 
 
 def run_task(
@@ -38,23 +52,34 @@ def run_task(
     argv: Sequence[str],
     cores: Sequence[int] | None = None,
     job: tuple[str, str] | None = None,
+    outputs: Sequence[Path] = (),
 ) -> int:
     """Run ``nnbox argv`` as a process, its output in the task's log, its fate in the task's record; returns its exit
     code, 128 and the signal's number where one killed it.
 
     A second process that runs the same task waits for the first; the command then finds that nothing is left to do.
     Signals are handed on, and the command ends when this process is killed. cores: the only ones it may use. job:
-    scheduler and what it calls the job that this is.
+    scheduler and what it calls the job that this is. outputs: what the task makes; a job that is told to end before its
+    time limit again and again, and makes nothing meanwhile, fails.
     """
     if cores:
         os.sched_setaffinity(0, cores)
     with held(task_lock(workspace, name), f"task {name}"):
         record = begun_record(name, key, read_record(workspace, name), *(job or ()))
         write_record(workspace, record)
+        before = reached(outputs)
         code = _watched(log_file(workspace, name), argv)
+        told = code in (COME_BACK, 128 + BEFORE_A_LIMIT)  # The latter: before it could listen.
+        code = COME_BACK if told else code
+        in_vain = record.in_vain + 1 if told and outputs and reached(outputs) == before else 0
+        if in_vain >= MOST_IN_VAIN:
+            with log_file(workspace, name).open("a", encoding="utf-8") as log:
+                log.write(f"{NO_ROOM}\n")
+            code = NnboxError.exit_code
         unfinished = code == COME_BACK or code > 128
         state = "done" if code == 0 else "unfinished" if unfinished else "failed"
-        write_record(workspace, record.model_copy(update={"state": state, "exit_code": code, "ended": now()}))
+        changes = {"state": state, "exit_code": code, "ended": now(), "in_vain": in_vain}
+        write_record(workspace, record.model_copy(update=changes))
     return code
 
 

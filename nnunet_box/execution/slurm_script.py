@@ -11,7 +11,7 @@ from typing import get_args
 
 from nnunet_box.errors import UsageError
 from nnunet_box.execution.graph import Kind, Task
-from nnunet_box.execution.run_task import command_line
+from nnunet_box.execution.run_task import MOST_IN_VAIN, NO_ROOM, command_line
 from nnunet_box.execution.schedule import MOST_ATTEMPTS
 from nnunet_box.interrupts import BEFORE_A_LIMIT, COME_BACK
 from nnunet_box.workspace import Workspace
@@ -19,6 +19,8 @@ from nnunet_box.workspace import Workspace
 SLURM = "slurm"
 SLURM_LOG = "slurm.txt"
 """What Slurm itself has to say of a task's jobs, beside the task's log."""
+TOLD_EARLY = "told-early.txt"
+"""A line for each run of a job, one after the other, that ended before it could note anything."""
 WARN_SECONDS = 120
 """Between the signal and the time limit: a batch, its checkpoint, and a file system that takes its time."""
 CORES = 8
@@ -40,7 +42,15 @@ wait "$task"
 code=$?
 
 # %(come_back)d: it ended for the limit and goes on later; %(early)d: told before it could listen; %(killed)d: killed.
-if [ "$code" -eq %(come_back)d ] || [ "$code" -eq %(early)d ] ||
+early=0
+if [ "$code" -eq %(early)d ]; then
+    echo "$SLURM_JOB_ID" >> %(told_early)s
+    early=$(grep -cx "$SLURM_JOB_ID" %(told_early)s)
+    [ "$early" -lt %(in_vain)d ] || echo %(no_room)s
+else
+    rm -f %(told_early)s
+fi
+if [ "$code" -eq %(come_back)d ] || { [ "$early" -gt 0 ] && [ "$early" -lt %(in_vain)d ]; } ||
     { [ "$code" -eq %(killed)d ] && [ "${SLURM_RESTART_COUNT:-0}" -lt %(restarts)d ]; }; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
@@ -100,7 +110,7 @@ def job_script(workspace: Workspace, task: Task, options: Sequence[SlurmOption])
         *(["--gres=gpu:1"] if gpu else []),
         *(option.text for option in options if option.kind in (None, task.kind)),
     ]
-    command = command_line(workspace, task.name, task.key, task.argv)
+    command = command_line(workspace, task.name, task.key, task.argv, outputs=task.outputs)
     place = command.index("--")
     words = [shlex.join(command[:place]), f'--job "{SLURM}:$SLURM_JOB_ID"', shlex.join(command[place:])]
     body = _BODY % {
@@ -109,6 +119,9 @@ def job_script(workspace: Workspace, task: Task, options: Sequence[SlurmOption])
         "early": 128 + BEFORE_A_LIMIT,
         "killed": 128 + signal.SIGKILL,
         "restarts": MOST_ATTEMPTS - 1,
+        "told_early": shlex.quote(one_line(str(folder / TOLD_EARLY))),
+        "in_vain": MOST_IN_VAIN,
+        "no_room": shlex.quote(NO_ROOM),
     }
     return "\n".join(["#!/bin/bash", *(f"#SBATCH {shlex.quote(one_line(line))}" for line in directives), body])
 

@@ -47,13 +47,13 @@ def test_it_draws_everything_loads_nothing_and_passes_axe(open_page, page_file, 
 def test_charts_hold_the_numbers_they_are_of(open_page, page_file, facts):  # noqa: F811
     opened = open_page(page_file)
     drawn(opened.page)
-    dots = opened.page.locator('[data-chart="distribution"] svg [aria-label="dot"] circle').count()
+    dots = opened.page.locator('[data-chart="distribution"] svg [data-mark="dot"] circle[r="2.5"]').count()
     scored = facts.chosen
     assert dots == sum(value is not None for dice in scored.cases.values() for value in dice.values())
-    lines = opened.page.locator('[data-chart="loss"][data-of="2d"] svg [aria-label="line"] path')
+    lines = opened.page.locator('[data-chart="loss"][data-of="2d"] svg [data-mark="line"] path')
     colours = {lines.nth(fold).evaluate("(line) => getComputedStyle(line).stroke") for fold in range(lines.count())}
     assert lines.count() == 5 and len(colours) == 5
-    curves = opened.page.locator('[data-chart="intensities"] svg [aria-label="line"] path').count()
+    curves = opened.page.locator('[data-chart="intensities"] svg [data-mark="line"] path').count()
     assert curves == 1 + len(facts.dataset.foreground_labels)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -10,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import pytest
 import nnunet_box
 from nnbox_challenges.acdc import Acdc
 from nnbox_challenges.synthetic import write_acdc_cohort
-from nnunet_box.bundle import sha256
 from nnunet_box.dataset.dataset import load_dataset
 from nnunet_box.execution import ray_cluster
 from nnunet_box.execution.prepare import plan_dataset
@@ -27,31 +25,16 @@ from nnunet_box.execution.ray_node import run_on_node
 from nnunet_box.execution.records import log_file, read_record, task_lock
 from nnunet_box.locks import holder
 from nnunet_box.workspace import Workspace
+from tests.execution.process_trees import below, send
+from tests.execution.ray_samples import node_of, raylet
+from tests.execution.running import folder_of, in_training, weights
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("ray_here")]
 
-PATIENCE_SECONDS = 600
-NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 * 2**20}
-"""The GPU is Ray's word alone: ``--device auto`` asks for it, finds no driver and trains on the CPU."""
+PATIENCE_SECONDS = 3600
 OPTIONS = ["--epochs", "1", "--batches-per-epoch", "12", "--folds", "0,1", "--workers", "0"]
 CHECKPOINTS = ["--checkpoint-every", "0.1s"]
 DATASET = "acdc"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Equal results need equally many threads: nodes hand this on to their tasks."""
-    if importlib.util.find_spec("ray") is None:
-        message = "Ray is not installed: pip install 'nnunet_box[ray]'"
-        if request.config.getoption("--require-ray"):
-            pytest.fail(message, pytrace=False)
-        pytest.skip(message)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("OMP_NUM_THREADS", "1")
-        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patched.setenv("RAY_worker_niceness", "0")  # 15 otherwise: on a busy machine its turn would hardly ever come.
-        patched.setenv("RAY_raylet_start_wait_time_s", str(PATIENCE_SECONDS))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -73,38 +56,6 @@ def local(planned: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     ended = subprocess.run(command(workspace, "local"), capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert ended.returncode == 0, ended.stderr
     return workspace
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A head without cores, as KubeRay has it, and nodes that the tests add. A node that does not answer at all is
-    given up after some seconds, one that is slow is not.
-    """
-    from ray.cluster_utils import Cluster
-
-    soon = {
-        "health_check_initial_delay_ms": 0,
-        "health_check_period_ms": 500,
-        "health_check_timeout_ms": 30_000,
-        "health_check_failure_threshold": 6,
-    }
-    head = {**NODE, "num_cpus": 0, "num_gpus": 0, "include_dashboard": False, "_system_config": soon}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        yield cluster
-    finally:
-        cluster.shutdown()
-
-
-@pytest.fixture
-def nodes(cluster: Any) -> Iterator[list[Any]]:
-    """Two nodes with a GPU each, as Ray believes."""
-    added = [cluster.add_node(**NODE) for _ in range(2)]
-    cluster.wait_for_nodes()
-    yield added
-    for node in added:
-        if node in cluster.list_all_nodes():
-            cluster.remove_node(node, allow_graceful=False)
 
 
 def copy(root: Path, parent: Path) -> Workspace:
@@ -137,11 +88,6 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     return told
 
 
-def weights(workspace: Workspace) -> dict[str, str]:
-    files = sorted(workspace.models.glob("*/fold_*/weights.safetensors"))
-    return {str(file.relative_to(workspace.models)): sha256(file) for file in files}
-
-
 def wait_for(what: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
     """The first true value of ``what`` while the process lives."""
     until = time.monotonic() + PATIENCE_SECONDS
@@ -151,60 +97,6 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
         assert time.monotonic() < until
         time.sleep(0.01)
     return found
-
-
-def in_training(workspace: Workspace) -> str | None:
-    """A training's task that has a checkpoint and no weights yet."""
-    for folder in workspace.models.glob("*/fold_*"):
-        if (folder / "checkpoint" / "state.json").is_file() and not (folder / "weights.safetensors").is_file():
-            return f"train-{folder.parent.name}-{folder.name.removeprefix('fold_')}"
-    return None
-
-
-def folder_of(workspace: Workspace, task: str) -> Path:
-    _, model, fold = task.split("-")
-    return workspace.fold(model, int(fold))
-
-
-def parents() -> dict[int, int]:
-    found = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                found[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, IndexError):
-                continue
-    return found
-
-
-def below(top: int) -> list[int]:
-    """A process and all that it and its children have started."""
-    parent = parents()
-    found = [top]
-    for one in found:
-        found += [pid for pid, above in parent.items() if above == one]
-    return found
-
-
-def raylet(node: Any) -> int:
-    pid: int = node.all_processes["raylet"][0].process.pid
-    return pid
-
-
-def node_of(workspace: Workspace, task: str, nodes: list[Any]) -> Any | None:
-    """The node that runs a task."""
-    record = read_record(workspace, task)
-    if record is None or record.pid is None or record.state != "running":
-        return None
-    return next((node for node in nodes if record.pid in below(raylet(node))), None)
-
-
-def send(pids: list[int], number: int) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
 
 
 def test_a_node_is_lost_in_training_and_the_run_ends_as_an_undisturbed_one_on_one_machine(

@@ -18,13 +18,14 @@ import pytest
 from nnunet_box.bundle import load_bundle
 from nnunet_box.execution.prepare import preprocess_dataset
 from nnunet_box.execution.records import Record, last_lines, read_record
+from nnunet_box.locks import held
 from nnunet_box.planning.plan import load_plan
 from nnunet_box.workspace import Workspace
 from tests.execution.acdc_samples import planned_cohort
+from tests.execution.running import weights
+from tests.execution.slurm_samples import ONE_CORE, PATIENCE_SECONDS, queue, slurm
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("real_slurm")]
-PATIENCE_SECONDS = 900
-ONE_CORE = ["--slurm-option", "--cpus-per-task=1"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,20 +56,6 @@ def nnbox(*arguments: str | Path, code: int = 0) -> str:
     return ended.stdout
 
 
-def slurm(*arguments: str) -> str:
-    ended = subprocess.run(arguments, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
-
-
-def queue(workspace: Workspace) -> dict[str, str]:
-    """Task to state of the jobs that a workspace's records name."""
-    lines = [line.split("|") for line in slurm("squeue", "--noheader", "--format=%i|%T").splitlines()]
-    jobs = {job: state for job, state in lines}
-    found = (Record.model_validate_json(file.read_text()) for file in workspace.root.glob("tasks/*/*/record.json"))
-    return {record.task: jobs[record.job] for record in found if record.job in jobs}
-
-
 def record(workspace: Workspace, task: str) -> Record:
     found = read_record(workspace, task)
     assert found is not None and found.job is not None and found.scheduler == "slurm", found
@@ -87,11 +74,6 @@ def wait(workspace: Workspace, condition: Callable[[], object], what: str) -> No
 def states(workspace: Workspace) -> dict[str, str]:
     facts = json.loads(nnbox("status", workspace.dataset, "--workspace", workspace.root, "--json"))
     return {task["task"]: task["state"] for task in facts["tasks"]}
-
-
-def weights(workspace: Workspace) -> dict[str, bytes]:
-    files = workspace.models.rglob("weights.safetensors")
-    return {str(file.relative_to(workspace.root)): file.read_bytes() for file in files}
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +212,22 @@ def test_interrupted_trainings_go_on_and_end_the_same(dataset: Path, tmp_path: P
     slurm("scancel", record_job(endless, "train-2d-0"))
     wait(endless, lambda: not queue(endless), "end of what waited for it")
     assert states(endless)["train-2d-0"] == "unfinished" and states(endless)["select"] == "waiting"
+
+
+def test_a_limit_that_leaves_no_room_ends_the_task(dataset: Path, tmp_path: Path, cancelled: None) -> None:
+    """It is put back as long as that helps. Here nothing does: what it trains is held by somebody else."""
+    workspace = copy_of(dataset, tmp_path / "narrow")
+    chain = ["train-all", "acdc", "--configurations", "2d", "--folds", "0", "--workers", "0", "--epochs", "1"]
+    chain += ["--batches-per-epoch", "1", "--workspace", str(workspace.root), "--executor", "slurm", *ONE_CORE]
+    limit = ["--slurm-option", "train:--time=1", "--slurm-option", "train:--signal=B:USR1@60"]
+    with held(workspace.lock("train-2d-0"), "the test"):
+        nnbox(*chain, *limit)
+        wait(workspace, lambda: not queue(workspace), "end")
+    found = record(workspace, "train-2d-0")
+    assert (found.state, found.exit_code, found.attempts) == ("failed", 1, 3)
+    assert states(workspace)["select"] == "blocked"
+    told = " ".join(nnbox("status", "acdc", "--workspace", workspace.root).split())
+    assert "train-2d-0 ended with 1: Told to end before the time limit 3 times" in told and "--time=" in told
+    nnbox(*chain)
+    wait(workspace, lambda: not queue(workspace), "end")
+    assert set(states(workspace).values()) == {"done"}

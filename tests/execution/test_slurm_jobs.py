@@ -19,8 +19,9 @@ from nnunet_box.errors import NnboxError, UsageError
 from nnunet_box.execution import run_task as run_task_module
 from nnunet_box.execution import slurm
 from nnunet_box.execution.graph import Task
-from nnunet_box.execution.records import Record, read_record, states, write_record
+from nnunet_box.execution.records import Record, describe_failure, read_record, states, write_record
 from nnunet_box.execution.slurm_script import SLURM, SlurmOption, job_script, parse_option
+from nnunet_box.files import write_json
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.workspace import Workspace
 
@@ -273,7 +274,7 @@ def start(
     workspace: Workspace, program: str, monkeypatch: pytest.MonkeyPatch, restarts: int = 0
 ) -> subprocess.Popen[str]:
     """The script of a task as Slurm would start it, with ``program`` in the place of nnbox."""
-    workspace.root.mkdir(parents=True)
+    workspace.task("train-2d-0").mkdir(parents=True, exist_ok=True)  # As submit() does.
     file = workspace.root / "stand-in.py"
     file.write_text(program)
     monkeypatch.setattr(run_task_module, "PROGRAM", [sys.executable, str(file)])
@@ -309,6 +310,52 @@ def test_a_script_asks_to_be_begun_again_where_that_helps(
     process.communicate(timeout=60)
     assert process.returncode == code
     assert fake.calls() == (["scontrol requeue 17"] if again else [])
+
+
+def test_a_job_that_is_told_before_it_can_listen_is_not_begun_again_for_ever(
+    fake: Fake, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early, well = "import os; os.kill(os.getpid(), 10)", "raise SystemExit(75)"
+    for runs, (program, begun_again) in enumerate(
+        [(early, 1), (early, 2), (well, 3), (early, 4), (early, 5), (early, 5)]
+    ):
+        out, _ = start(workspace, program, monkeypatch, restarts=runs).communicate(timeout=60)
+        assert len(fake.calls()) == begun_again, runs
+        assert ("the limit leaves no room" in out) == (runs == 5)
+
+
+@pytest.mark.parametrize("gets_further", [False, True])
+def test_a_job_that_ends_for_its_limit_and_gets_nowhere_fails(tmp_path: Path, gets_further: bool) -> None:
+    workspace, weights = Workspace(tmp_path, "toy"), tmp_path / "fold_0" / "weights.safetensors"
+    state = weights.parent / "checkpoint" / "state.json"
+    state.parent.mkdir(parents=True)
+    write_json(state, {"progress": {"epoch_seconds": 0}, "files": {"network.safetensors": "0"}})
+    program = tmp_path / "stand-in.py"
+    program.write_text(
+        f"import json, pathlib\nstate = pathlib.Path({str(state)!r})\nfacts = json.loads(state.read_text())\n"
+        f"facts['progress']['epoch_seconds'] += 1\nfacts['files']['network.safetensors'] += '1' * {gets_further}\n"
+        "state.write_text(json.dumps(facts))\nraise SystemExit(75)"
+    )
+
+    def run(job: str) -> tuple[int, Record]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run_task_module, "PROGRAM", [sys.executable, str(program)])
+            code = run_task_module.run_task(workspace, "t", "k", [], job=("slurm", job), outputs=[weights])
+        record = read_record(workspace, "t")
+        assert record is not None
+        return code, record
+
+    codes = [run("17")[0] for _ in range(3)]
+    if gets_further:
+        assert codes == [75, 75, 75] and run("17")[1].in_vain == 0
+        return
+    assert codes == [75, 75, 1]
+    record = read_record(workspace, "t")
+    assert record is not None and (record.state, record.exit_code) == ("failed", 1)
+    told = describe_failure(workspace, "t")
+    assert "the limit leaves no room" in told and "--slurm-option --time=" in told
+    assert run("18") == (75, read_record(workspace, "t")), "submitted again, with another limit maybe"
+    assert run("18")[1].in_vain == 2
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 143)])

@@ -23,7 +23,7 @@ from nnunet_box.inference.export import PROBABILITIES_SUFFIX
 from nnunet_box.network.unet import UNet
 from nnunet_box.planning.variant import PAPER
 from nnunet_box.training.checkpoint import save_weights
-from nnunet_box.training.run_log import LOG, write_log
+from nnunet_box.training.run_log import LOG, Epoch, write_log
 from nnunet_box.training.trainer import WEIGHTS
 from nnunet_box.workspace import Workspace
 
@@ -67,7 +67,7 @@ def finish_fold(workspace: Workspace, dataset: Dataset, model: str, fold: int, m
     with stage(folder, f"{model}-{fold}", parameters):
         learned = 1 - np.exp(-np.arange(1, EPOCHS + 1) / 8) + random.normal(0, 0.01, EPOCHS)
         lines = [
-            {"epoch": epoch, "loss": 0.4 - 1.2 * share, "validation_dice": 0.9 * share, "rate": 3e-4, "seconds": 30.0}
+            Epoch(epoch, loss=0.4 - 1.2 * share, validation_dice=0.9 * share, rate=3e-4, seconds=30.0)
             for epoch, share in enumerate(learned.tolist(), start=1)
         ]
         write_log(folder / LOG, lines)

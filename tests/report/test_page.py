@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -150,3 +152,8 @@ def test_a_network_is_drawn_as_planned(facts):
     assert len(drawing.skips) == depth and len(drawing.arrows) == 2 * depth
     assert all(stage.x >= 0 and stage.x + stage.width <= drawing.width for stage in drawing.stages)
     assert all(stage.y + stage.height <= drawing.height for stage in drawing.stages)
+
+
+def test_a_report_needs_no_torch():
+    program = "import sys, nnunet_box.report.gather, nnunet_box.report.page; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)

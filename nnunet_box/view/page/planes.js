@@ -105,7 +105,8 @@ export function fill(context, place, plane, colours, opacity) {
   context.restore();
 }
 
-// Lines lie inside of their structure, so that those of neighbours do not cover each other. dashes: in line widths.
+// Lines lie inside of their structure, so that those of neighbours do not cover each other, and on whole pixels, so that
+// they are sharp. dashes: in line widths.
 export function outline(context, place, outlines, colours, width, dashes) {
   const shiftX = (Math.sign(place.perColumn) * width) / 2, shiftY = (Math.sign(place.perRow) * width) / 2;
   context.save();
@@ -117,7 +118,8 @@ export function outline(context, place, outlines, colours, width, dashes) {
     context.beginPath();
     for (const loop of loops) {
       loop.forEach(([x, y, inwardX, inwardY], at) => {
-        const point = [place.left + x * place.perColumn + inwardX * shiftX, place.top + y * place.perRow + inwardY * shiftY];
+        const column = Math.round(place.left + x * place.perColumn), row = Math.round(place.top + y * place.perRow);
+        const point = [column + inwardX * shiftX, row + inwardY * shiftY];
         at ? context.lineTo(...point) : context.moveTo(...point);
       });
       context.closePath();

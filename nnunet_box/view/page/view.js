@@ -142,9 +142,10 @@ const nameOf = (label) => (label ? facts.labels[label] ?? `label ${label}` : "ba
 // Everything below the crosshair, and the planes of the label maps, each time NiiVue has drawn.
 function paint() {
   const { canvas } = viewer;
-  if (drawn.width !== canvas.width || drawn.height !== canvas.height) [drawn.width, drawn.height] = [canvas.width, canvas.height];
-  const context = drawn.getContext("2d");
-  context.clearRect(0, 0, drawn.width, drawn.height);
+  // Each frame is a picture of its own: a canvas that was cleared and not drawn on went on showing an earlier frame, in
+  // Chromium 156 without a graphics card.
+  const frame = new OffscreenCanvas(canvas.width, canvas.height);
+  const context = frame.getContext("2d");
   const ratio = canvas.width / screen.clientWidth;
   const corners = [viewer.frac2mm([0, 0, 0]), viewer.frac2mm([1, 1, 1])];
   for (const tile of viewer.screenSlices) {
@@ -161,10 +162,11 @@ function paint() {
       const plane = kept?.key === key ? kept : { key, ...planeOf(layer.voxels, grid, place.axis, place.index) };
       layer.planes[place.axis] = plane;
       if (layer.style === "fill") fill(context, place, plane, colours, Number(element("opacity").value) / 100);
-      else outline(context, place, (plane.outlines ??= outlinesOf(plane)), colours, LINE * ratio, layer.dashes);
+      else outline(context, place, (plane.outlines ??= outlinesOf(plane)), colours, Math.round(LINE * ratio), layer.dashes);
     }
     context.restore();
   }
+  drawn.getContext("bitmaprenderer").transferFromImageBitmap(frame.transferToImageBitmap());
   tellPlace();
 }
 
