@@ -52,6 +52,7 @@ TrackerOption = Annotated[
     typer.Option(
         "--tracker",
         help="Comma-separated, beside the fold's log.jsonl: tensorboard, mlflow. Each is an extra of the package.",
+        autocompletion=completion.several(completion.among("tensorboard", "mlflow")),
     ),
 ]
 CHECKPOINT_EVERY = "60s"

@@ -186,7 +186,9 @@ def _on_grid(layers: Iterable[Layer], grid: Geometry, report: Callable[[InvalidD
                 raise InvalidData(layer.file, "a 3-D label map", f"{opened.channels} channels", fix)
             if opened.geometry.shape != grid.shape:
                 found = f"{opened.geometry.shape}"
-                raise InvalidData(layer.file, f"the image's shape {grid.shape}", found, "Is it of this case?")
+                raise InvalidData(
+                    layer.file, f"the image's shape {grid.shape}", found, "Give the label map of this case."
+                )
         except InvalidData as problem:
             report(problem)
             continue

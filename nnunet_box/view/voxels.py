@@ -82,7 +82,9 @@ def labels_stream(file: Path, grid: Geometry) -> Stream:
     """
     labels, _ = read_label_map(file)
     if labels.shape != grid.shape:
-        raise InvalidData(file, f"the image's shape {grid.shape}", f"{labels.shape}", "Is it of this case?")
+        raise InvalidData(
+            file, f"the image's shape {grid.shape}", f"{labels.shape}", "Give the label map of this case."
+        )
     return nifti_stream(labels, grid, np.dtype(np.uint8))
 
 

@@ -72,6 +72,7 @@ def complete(place: Path, line: str, shell: str = "bash") -> list[str]:
         ("nnbox train-all other --configurations 2d,3d_c", ["2d,3d_cascade_fullres"]),
         ("nnbox train-all acdc --executor s", ["slurm"]),
         ("nnbox predict nnbox/b", [str(Path("nnbox", "bundles", "acdc"))]),
+        ("nnbox train acdc --tracker tensorboard,", ["tensorboard,mlflow"]),
         ("nnbox view pat", ["patient001_ED", "patient001_ES"]),
         ("nnbox view --dataset other pat", []),
         ("nnbox plan no-such", []),

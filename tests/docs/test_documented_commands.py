@@ -31,6 +31,7 @@ def test_every_page_is_run_or_has_a_reason():
     assert all(OTHER_PAGES.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUN_PAGES)
 def test_every_command_of_the_page_works(page, trained, kidneys):
     for left in ("predictions", "acdc.zip", "my-bundle", "acdc-bundle"):
