@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.execution.ray_samples import HEAD, NODE
+from tests.execution.ray_samples import HEAD, NODE, agent_ports
 
-START_SECONDS = 3600
+START_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def cluster(ray_here: None) -> Iterator[Any]:
     """A head, to which tests add nodes."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
+    cluster = Cluster(initialize_head=True, head_node_args={**HEAD, **agent_ports()})
     try:
         yield cluster
     finally:
@@ -46,7 +46,7 @@ def cluster(ray_here: None) -> Iterator[Any]:
 @pytest.fixture
 def nodes(cluster: Any) -> Iterator[list[Any]]:
     """Two nodes with a GPU each, as Ray believes."""
-    added = [cluster.add_node(**NODE) for _ in range(2)]
+    added = [cluster.add_node(**NODE, **agent_ports()) for _ in range(2)]
     cluster.wait_for_nodes()
     yield added
     for node in added:
