@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.execution.ray_samples import HEAD, NODE, agent_ports
+from tests.execution.ray_samples import HEAD, NODE
 
 START_SECONDS = 600
 
@@ -36,7 +36,7 @@ def cluster(ray_here: None) -> Iterator[Any]:
     """A head, to which tests add nodes."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={**HEAD, **agent_ports()})
+    cluster = Cluster(initialize_head=True, head_node_args=HEAD)
     try:
         yield cluster
     finally:
@@ -46,8 +46,8 @@ def cluster(ray_here: None) -> Iterator[Any]:
 @pytest.fixture
 def nodes(cluster: Any) -> Iterator[list[Any]]:
     """Two nodes with a GPU each, as Ray believes."""
-    added = [cluster.add_node(**NODE, **agent_ports()) for _ in range(2)]
-    cluster.wait_for_nodes()
+    added = [cluster.add_node(**NODE) for _ in range(2)]
+    cluster.wait_for_nodes(timeout=START_SECONDS)
     yield added
     for node in added:
         if node in cluster.list_all_nodes():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from typing import Any
 
 from nnunet_box.execution.records import read_record
@@ -19,20 +17,8 @@ HEALTH = {
     "health_check_failure_threshold": 6,
 }
 """A node that does not answer at all is given up after some seconds, one that is slow is not."""
-AGENTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 HEAD = {**NODE, "num_cpus": 0, "num_gpus": 0, "include_dashboard": False, "_system_config": HEALTH}
 """Without cores, as KubeRay has it."""
-
-
-def agent_ports() -> dict[str, int]:
-    """Ports of a node's agents. Where it is not told them it waits 15 s, and no more, for the agents to say them: too
-    little for a machine that has other things to do.
-    """
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in AGENTS]
-        for one in sockets:
-            one.bind(("", 0))
-        return {name: one.getsockname()[1] for name, one in zip(AGENTS, sockets, strict=True)}
 
 
 def raylet(node: Any) -> int:
