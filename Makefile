@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test test-cluster test-peer benchmark benchmark-long break-rules lint format wheel web clean help
+.PHONY: demo test test-cluster test-peer benchmark benchmark-long break-rules docs lint format wheel web clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make benchmark DATA=DIR  beside nnunetv2: docs/performance.md; half an hour. ROWS='warp export' for some rows"
 	@echo "make benchmark-long DATA=DIR  the rows that take longer"
 	@echo "make break-rules   break each rule of docs/fidelity.md and see its test fail; half an hour"
+	@echo "make docs   docs/commands.md, from the commands themselves"
 	@echo "make lint   ruff, mypy and import-linter"
 	@echo "make wheel  dist/*.whl"
 	@echo "make web    the JavaScript that is shipped, again, from the npm packages of tools/web"
@@ -75,6 +76,9 @@ benchmark-long: $(READY) $(PEER)/.ready
 
 break-rules: $(READY)
 	$(BIN)/python tests/fidelity/break_rules.py $(ARGS)
+
+docs: $(READY)
+	$(BIN)/python -m nnunet_box.cli.manual docs/commands.md
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -206,7 +206,10 @@ def write_bundle(
                 entries = _copy_weights(temporary, lower, (previous_weights or {}).get(lower, {}))
                 if not entries:
                     raise InvalidData(
-                        folder, f"weights of {lower}, {model}'s previous stage", "none", "Train its folds."
+                        folder,
+                        f"weights of {lower}, {model}'s previous stage",
+                        "none",
+                        f"Train its folds: nnbox train --configuration {lower} --fold 0, and so on.",
                     )
                 previous = BundleMember(configuration=before, variants=variants, weights=entries)
             entries = _copy_weights(temporary, model, folds)
@@ -269,7 +272,9 @@ def load_bundle(folder: Path, check_weights: bool = False) -> Bundle:
         raise InvalidData(file, "a bundle", describe_errors(error), fix) from error
     stray = sorted({label for step in bundle.postprocessing.steps for label in step} - set(bundle.labels))
     if stray:
-        raise InvalidData(file, f"postprocessing of labels {sorted(bundle.labels)}", f"{stray}", "Build it again.")
+        raise InvalidData(
+            file, f"postprocessing of labels {sorted(bundle.labels)}", f"{stray}", "Build the bundle again."
+        )
     for stage in bundle.stages:
         if stage.configuration not in bundle.plan.models:
             raise InvalidData(file, f"a plan for {stage.configuration}", "none", "Build the bundle again.")

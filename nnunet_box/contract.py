@@ -94,5 +94,8 @@ def read_contract(file: Path) -> Contract:
         return Contract.model_validate(read_json(file, schema_version=1))
     except ValidationError as error:
         raise InvalidData(
-            file, "a profile as nnbox build-submission image writes it", str(error), "Build it again."
+            file,
+            "a profile as nnbox build-submission image writes it",
+            str(error),
+            "Build the image again: nnbox build-submission image.",
         ) from error

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,20 @@ def write_json(path: Path, value: Any) -> None:
 def save_json(path: Path, value: Any) -> None:
     """As ``write_json``, but straight to ``path``: for files in a folder that is itself put in place as a whole."""
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def null_undefined(value: Any) -> Any:
+    """The same nested value with None for NaN and infinity, which standard JSON does not have, and with Python's own
+    numbers for NumPy's.
+    """
+    if isinstance(value, Mapping):
+        return {key: null_undefined(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [null_undefined(item) for item in value]
+    # A number of NumPy, by what it has: commands that need no NumPy use this too.
+    if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _kind_of(facts: os.stat_result) -> str:

@@ -50,6 +50,10 @@ class Workspace:
         return self.root / "bundles" / self.dataset
 
     @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
     def report(self) -> Path:
         return self.root / "reports" / self.dataset
 

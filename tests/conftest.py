@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -18,6 +20,8 @@ PODMAN_SOCKETS = (
 )
 SLURM_CONFIGURATION = "/run/nnbox-slurm/slurm.conf"
 REPOSITORY = Path(__file__).resolve().parents[1]
+AXE = REPOSITORY / "tests" / "browser" / "node_modules" / "axe-core" / "axe.min.js"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 REAL_DATA_PLACES = (REPOSITORY / "shared" / "data", REPOSITORY.parent / "shared" / "data")
 
 
@@ -40,6 +44,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption(
         "--require-slurm", action="store_true", help="Fail the tests of a real Slurm, instead of skipping, without one."
+    )
+    parser.addoption(
+        "--require-browser", action="store_true", help="Fail the browser's tests, instead of skipping, without one."
+    )
+    parser.addoption(
+        "--screenshots", type=Path, default=None, help="Folder the browser's tests put pictures of their pages in."
     )
     parser.addoption("--base-image", default="nnbox-base:bookworm", help="Base image of docker tests that build one.")
 
@@ -114,6 +124,15 @@ def podman_host(config: pytest.Config) -> str | None:
     return host if host is not None and engine_problem(host) is None else None
 
 
+def browser_problem() -> str | None:
+    """What the tests in a browser lack; None where they have all."""
+    if importlib.util.find_spec("playwright") is None:
+        return "playwright is not installed"
+    if not any(shutil.which(name) for name in BROWSERS):
+        return "no Chromium"
+    return None if AXE.is_file() else "no axe-core"
+
+
 @functools.cache
 def slurm_problem() -> str | None:
     """Why no Slurm answers, the one ``SLURM_CONF`` names or that of ``.ci/slurm.sh``; None where one does."""
@@ -149,6 +168,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.fail(f"no container engine answers: {problem}", pytrace=False)
         if problem is not None:
             pytest.skip(f"no container engine answers: {problem}")
+    if item.get_closest_marker("browser"):
+        problem = browser_problem()
+        if problem is not None and item.config.getoption("--require-browser"):
+            pytest.fail(f"{problem}: .ci/browser.sh and make test install it", pytrace=False)
+        if problem is not None:
+            pytest.skip(f"{problem}: .ci/browser.sh installs it")
     if item.get_closest_marker("podman") and podman_host(item.config) is None:
         message = "no podman answers: .ci/podman.sh starts it, --podman-host names it"
         if item.config.getoption("--require-podman"):

@@ -1,39 +1,20 @@
-"""What the README tells people to type exists: every ``nnbox`` line parses, every make target and link is there."""
+"""What the documentation tells people to type exists: ``nnbox`` lines parse, make targets and links are there."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import typer
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-PAGES = (
-    "README.md",
-    "CONTRIBUTING.md",
-    "challenges/README.md",
-    "containers/README.md",
-    "docs/results.md",
-    "docs/fidelity.md",
-    "docs/scale.md",
-    "docs/reliability.md",
-)
+from tests.docs.documented import OTHER_PAGES, REPOSITORY, RUN_PAGES, lines
 
-
-def code_lines(page: str) -> list[str]:
-    """Lines of the page's fenced blocks, continued lines joined."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", (REPOSITORY / page).read_text(encoding="utf-8"), flags=re.M | re.S)
-    return [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+PAGES = (*RUN_PAGES, *OTHER_PAGES)
 
 
 def commands() -> list[tuple[str, str]]:
-    found = []
-    for page in PAGES:
-        if (REPOSITORY / page).exists():
-            found += [(page, line) for line in code_lines(page) if line.startswith("nnbox ")]
-    return found
+    return [(page, line) for page in PAGES for line in lines(page) if line.startswith("nnbox ")]
 
 
 @pytest.mark.parametrize(("page", "line"), commands())
@@ -44,7 +25,7 @@ def test_command_parses(page, line):
     command = typer.main.get_command(app)
     path = ["nnbox"]
     while hasattr(command, "commands"):
-        if not words and command.invoke_without_command:
+        if command.invoke_without_command and (not words or words[0].startswith("-")):
             break
         assert words, f"{page}: {line}: {' '.join(path)} needs a command"
         path.append(words.pop(0))
@@ -74,15 +55,13 @@ def test_make_targets_exist():
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     targets = {line.split(":")[0] for line in makefile.splitlines() if re.match(r"^[a-z-]+:", line)}
     for page in ("README.md", "CONTRIBUTING.md"):
-        for line in code_lines(page):
+        for line in lines(page):
             if line.startswith("make "):
                 assert line.split()[1] in targets, line
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
-    if not (REPOSITORY / page).exists():
-        pytest.skip(f"{page} is not written")
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         if not target.startswith(("http:", "https:")):
@@ -90,7 +69,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_docker_run_of_the_readme_has_every_hardening_flag():
-    line = next(line for line in code_lines("README.md") if line.startswith("docker run"))
+    line = next(line for line in lines("README.md") if line.startswith("docker run"))
     for flag in (
         "--network none",
         "--read-only",

@@ -35,10 +35,10 @@ ROWS = {
         turns=1,
         warm_up=False,
         long=True,
-        why="one turn; the 75 s beyond the network are sums of 64 windows in float16, whose conversion numpy does "
-        "value by value (22 s of processor time, 9 s in float32, on a busy machine), export (12 to 19 s), reading, "
-        "resampling and writing, all on one thread while the network waited; since then they run beside the "
-        "next call, which this row has not seen yet",
+        why="one turn, 12 % beyond the network; of the same command in the next row of the same run, 404 s, 7 %: the "
+        "spread of one turn is as large as the goal. What is left is 40 s of one thread beside calls that fill both "
+        "cores, so 20 s at least: sums of 64 windows in float16, whose conversion numpy does value by value (20 s; "
+        "float32 would take 275 MB more), export, reading, resampling, writing",
         limit_seconds=3600.0,
     ),
     "predict-ct-peer": Row(

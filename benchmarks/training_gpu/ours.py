@@ -102,7 +102,11 @@ def main() -> None:
             started = time.perf_counter()
             trainer.run(resume=False)
             facts["epochs"] = [
-                {key: round(line[key], 3) for key in ("seconds", "loss", "validation_dice")}
+                {
+                    "seconds": round(line.seconds, 3),
+                    "loss": round(line.loss, 3),
+                    "validation_dice": line.validation_dice,
+                }
                 for line in trainer.progress.history
             ]
             facts["training_seconds"] = round(time.perf_counter() - started, 1)

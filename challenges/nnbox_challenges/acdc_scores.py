@@ -88,7 +88,7 @@ def reference_files(references: Path) -> dict[str, Path]:
             folder,
             "references (patientNNN_frameFF_gt.nii.gz)",
             "none",
-            "The test references are in the current release only.",
+            "Give the folder testing of the current release, which has them.",
         )
     return found
 

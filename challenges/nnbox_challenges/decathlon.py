@@ -292,7 +292,10 @@ def _training(root: Path, declared: dict[str, Any], channels: int) -> tuple[Sour
     for image, label in zip(images, labels, strict=True):
         if strip_suffix(image) != strip_suffix(label):
             raise InvalidData(
-                root / "dataset.json", f"the label of {image.name}", label.name, "Image and label must have one name."
+                root / "dataset.json",
+                f"the label of {image.name}",
+                label.name,
+                "Correct the list: image and label have one name.",
             )
     cases = [_case(image, channels, label) for image, label in zip(images, labels, strict=True)]
     return tuple(sorted(cases, key=lambda case: natural_key(case.id)))

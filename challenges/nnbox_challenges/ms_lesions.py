@@ -145,7 +145,7 @@ class MsLesions(Adapter):
                 scan.channels[CHANNELS[0]].parent.parent / "masks" / name,
                 f"rater {absent[0]}'s mask of {scan.id} (rater {self.rater})",
                 "no such file",
-                COMPLETE if absent[0] in raters or not raters else f"There is --option rater={raters[0]}.",
+                COMPLETE if absent[0] in raters or not raters else f"Give --option rater={raters[0]}, which is there.",
             )
         if self.rater == "both":
             ids = {rater: f"{scan.id}_mask{rater}" for rater in wanted}

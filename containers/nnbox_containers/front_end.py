@@ -98,7 +98,7 @@ def _assigned(
         raise UsageError(f"{option} {missing[0]}=SLUG says what belongs to channel {missing[0]}{hint}.")
     twice = [word for word in words if word is not None and words.count(word) > 1]
     if twice:
-        raise UsageError(f"{option}: {twice[0]} for two channels of {', '.join(names)}.")
+        raise UsageError(f"{option}: {twice[0]} for two channels; give each of {', '.join(names)} its own.")
     return tuple(word for word in words if word is not None)
 
 

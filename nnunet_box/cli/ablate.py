@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nnunet_box.cli import completion
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, JsonOption, WorkspaceOption
 from nnunet_box.cli.train import (
     CONFIGURATION_HELP,
@@ -34,10 +35,13 @@ def ablate(
         str | None,
         typer.Option(
             "--variants",
+            autocompletion=completion.several(completion.several(completion.variants, "+")),
             help="Comma-separated rows, + joins departures of one row; the six of the paper's Figure 2 by default.",
         ),
     ] = None,
-    configuration: Annotated[str, typer.Option("--configuration", "-c", help=CONFIGURATION_HELP)] = "3d_fullres",
+    configuration: Annotated[
+        str, typer.Option("--configuration", "-c", help=CONFIGURATION_HELP, autocompletion=completion.configurations)
+    ] = "3d_fullres",
     fold: Annotated[int, typer.Option("--fold", "-f", min=0, help="The one split.")] = 0,
     budget: BudgetOption = None,
     epochs: EpochsOption = None,
@@ -53,9 +57,11 @@ def ablate(
     """Change one design choice at a time and compare on one split, as the paper's Figure 2 does. Run it again to
     continue after an interruption.
 
-    A budget is shared out evenly. Example: nnbox ablate acdc --budget 7h --variants relu,sgd-poly+deep-supervision
+    A budget is shared out evenly.
+
+    Example: nnbox ablate acdc --budget 7h --variants relu,sgd-poly+deep-supervision
     """
-    from nnunet_box.cli.common import open_dataset, training_settings
+    from nnunet_box.cli.common import open_dataset, print_json, training_settings
     from nnunet_box.execution.ablation import FIGURE_2
     from nnunet_box.execution.ablation import ablate as compare
     from nnunet_box.planning.variant import variant_names
@@ -77,7 +83,7 @@ def ablate(
     )
     ablation = compare(paths, opened, settings, chosen)
     if as_json:
-        typer.echo(ablation.model_dump_json())
+        print_json(ablation.model_dump(mode="json"))
         return
     _print(ablation)
     typer.echo(str(paths.models / "ablation.json"))

@@ -26,6 +26,7 @@ from nnunet_box.cli import (
     status,
     train,
     train_all,
+    view,
 )
 from nnunet_box.cli.common import CommandGroup
 from nnunet_box.errors import NnboxError
@@ -61,6 +62,7 @@ for group in (
     report,
     run_task,
     demo,
+    view,
     doctor,
 ):
     group.register(app)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nnunet_box.cli import verify_image
-from nnunet_box.cli.common import CommandGroup
+from nnunet_box.cli import completion, verify_image
+from nnunet_box.cli.common import CommandGroup, print_json
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, ChallengeOptions, JsonOption, WorkspaceOption
 from nnunet_box.progress import say
 
@@ -18,7 +17,12 @@ if TYPE_CHECKING:
     from nnunet_box.dataset.findings import Finding
 
 VERIFICATION_FAILED = 5
-ChallengeOption = Annotated[str, typer.Option("--challenge", "-c", help="Whose leaderboard; see nnbox challenges.")]
+ChallengeOption = Annotated[
+    str,
+    typer.Option(
+        "--challenge", "-c", help="Whose leaderboard; see nnbox challenges.", autocompletion=completion.challenges
+    ),
+]
 TestFolderOption = Annotated[
     Path | None,
     typer.Option(
@@ -56,7 +60,7 @@ def build(
 ) -> None:
     """Zip predictions as the leaderboard takes them, and verify the zip; one that would be refused is not kept.
 
-    Example: nnbox build-submission archive --challenge acdc predictions --test-folder ACDC/database/testing
+    Example: nnbox build-submission archive --challenge acdc predictions --test-folder ACDC/database/testing -o acdc.zip
     """
     from nnunet_box.cli.common import challenge_options
     from nnunet_box.dataset.challenge import load_challenge
@@ -114,7 +118,7 @@ def _tell(findings: Sequence[Finding], told: Mapping[str, object], as_json: bool
 
     if as_json:
         listed = [asdict(finding) for finding in findings]
-        typer.echo(json.dumps(dict(told) | {"findings": listed}, indent=1, ensure_ascii=False))
+        print_json(dict(told) | {"findings": listed})
         return
     for finding in findings:
         typer.echo(

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nnunet_box.cli import archive
-from nnunet_box.cli.common import CommandGroup
+from nnunet_box.cli import archive, completion
+from nnunet_box.cli.common import CommandGroup, print_json
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, JsonOption, WorkspaceOption
+from nnunet_box.cli.ready_bundle import PostprocessingRule, find_bundle, shipped_bundle
 from nnunet_box.progress import say
 
 if TYPE_CHECKING:
     from nnunet_box.bundle import Bundle
-
-
-class PostprocessingRule(StrEnum):
-    """What becomes of small components: cross-validation's decision, nothing, or the paper's rule for LiTS."""
-
-    AUTO = "auto"
-    NONE = "none"
-    LARGEST_COMPONENT = "largest-component"
 
 
 def register(app: typer.Typer) -> None:
@@ -42,13 +33,23 @@ def image(
     dataset: DatasetArgument = None,
     challenge: Annotated[
         str | None,
-        typer.Option("--challenge", "-c", help="Whose test layout the image reads; the bundle's by default."),
+        typer.Option(
+            "--challenge",
+            "-c",
+            help="Whose test layout the image reads; the bundle's by default.",
+            autocompletion=completion.challenges,
+        ),
     ] = None,
     tag: Annotated[
         str | None, typer.Option("--tag", "-t", help="The image's name; nnbox-DATASET:VERSION by default.")
     ] = None,
     profile: Annotated[
-        str, typer.Option("--profile", help="The organiser's contract: one of nnbox profiles, or a FILE.toml of yours.")
+        str,
+        typer.Option(
+            "--profile",
+            help="The organiser's contract: one of nnbox profiles, or a FILE.toml of yours.",
+            autocompletion=completion.profiles,
+        ),
     ] = "folder",
     input_socket: Annotated[
         list[str] | None,
@@ -73,7 +74,12 @@ def image(
         PostprocessingRule, typer.Option("--postprocess", help="auto: as cross-validation decided.")
     ] = PostprocessingRule.AUTO,
     runtime: Annotated[
-        str, typer.Option("--runtime", help="cpu (OpenVINO), cuda (torch), or auto: cuda where torch here has it.")
+        str,
+        typer.Option(
+            "--runtime",
+            help="cpu (OpenVINO), cuda (torch), or auto: cuda where torch here has it.",
+            autocompletion=completion.among("auto", "cpu", "cuda"),
+        ),
     ] = "auto",
     base_image: Annotated[
         str | None, typer.Option("--base-image", help="Image with python3 to build on; python:X.Y-slim by default.")
@@ -124,8 +130,8 @@ def image(
     checked_tag = check_tag(tag, organiser.forbidden_tags) if tag is not None else None
     base = base_image or build.DEFAULT_BASE_IMAGE
     wheels_folder = wheelhouse or workspace / "wheelhouse"
-    folder, found = _find_bundle(workspace, dataset, challenge)
-    shipped = _shipped(found, build.agreed_challenge(folder, found, challenge), postprocess)
+    folder, found = find_bundle(workspace, dataset, challenge)
+    shipped = shipped_bundle(found, build.agreed_challenge(folder, found, challenge), postprocess)
     needs = image_needs(choose_runtime(runtime), shipped.challenge, organiser.output_suffixes)
     if budget_per_case is not None and not dry_run:
         shipped = fit_bundle(folder, shipped, budget_per_case, budget_case, needs.runtime)
@@ -150,6 +156,11 @@ def image(
         fetched = [find_wheel(wheels_folder, pin) or Path(f"{pin} (to be fetched)") for pin in (*pins, build_pip())]
         own = Path("nnunet_box (to be packed)")
         planned = recipe_of([*fetched, own])
+        if as_json:
+            context = list(planned.context.names())
+            told = {"tag": name, "profile": contract.model_dump(mode="json"), "dockerfile": planned.dockerfile}
+            print_json(told | {"context": context})
+            return
         typer.echo(planned.dockerfile)
         for entry in planned.context.names():
             typer.echo(f"# context: {entry}")
@@ -174,7 +185,7 @@ def image(
     result |= {"descriptor": str(descriptor) if descriptor is not None else None}
     write_image_record(workspace / "submissions", shipped.dataset, result)
     if as_json:
-        typer.echo(json.dumps(result, indent=1))
+        print_json(result)
         return
     say(f"{name}: {facts.size_bytes / 1e6:.0f} MB, {facts.identifier}, user {facts.user}")
     say("Run it, with absolute paths for TEST_FOLDER and OUT:")
@@ -213,10 +224,21 @@ def wheelhouse(
         Path | None, typer.Option("--output", "-o", help="Folder to fill; WORKSPACE/wheelhouse by default.")
     ] = None,
     challenge: Annotated[
-        str | None, typer.Option("--challenge", "-c", help="Needed only if its adapter is a third party's.")
+        str | None,
+        typer.Option(
+            "--challenge",
+            "-c",
+            help="Needed only if its adapter is a third party's.",
+            autocompletion=completion.challenges,
+        ),
     ] = None,
     runtime: Annotated[
-        str, typer.Option("--runtime", help="cpu (OpenVINO), cuda (torch), or auto: cuda where torch here has it.")
+        str,
+        typer.Option(
+            "--runtime",
+            help="cpu (OpenVINO), cuda (torch), or auto: cuda where torch here has it.",
+            autocompletion=completion.among("auto", "cpu", "cuda"),
+        ),
     ] = "auto",
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
@@ -231,68 +253,12 @@ def wheelhouse(
     chosen = choose_runtime(runtime)
     wheels = fill_wheelhouse(folder, image_needs(chosen, challenge))
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), "wheels": [wheel.name for wheel in wheels]}, indent=1))
+        print_json({"folder": str(folder), "wheels": [wheel.name for wheel in wheels]})
     else:
         for wheel in wheels:
             typer.echo(str(wheel))
     say(f"{folder}: {len(wheels)} wheels, {sum(wheel.stat().st_size for wheel in wheels) / 1e6:.0f} MB")
     say(f"Next: nnbox build-submission image --runtime {chosen} --wheelhouse {folder}")
-
-
-def _find_bundle(workspace: Path, dataset: str | None, challenge: str | None) -> tuple[Path, Bundle]:
-    """The folder of the bundle that is meant, and its content; made first where a selection exists and no bundle."""
-    from nnunet_box.bundle import BUNDLE_FILE, load_bundle
-    from nnunet_box.cli.common import open_dataset
-    from nnunet_box.errors import UsageError
-    from nnunet_box.workspace import Workspace
-
-    name = dataset if dataset is not None else _only_bundle(workspace, challenge)
-    if (Path(name) / BUNDLE_FILE).is_file():
-        return Path(name), load_bundle(Path(name), check_weights=True)
-    # A dataset may also be named by the path of its folder.
-    paths = Workspace(workspace, Path(name).name)
-    if not paths.bundle.is_dir():
-        if not paths.selection.is_file():
-            raise UsageError(f"No trained model of {paths.dataset} in {workspace}: nnbox train-all {paths.dataset}")
-        from nnunet_box.execution.choose import bundle_dataset
-
-        bundle_dataset(*open_dataset(workspace, name))
-        say(f"Bundled {paths.dataset} into {paths.bundle}")
-    return paths.bundle, load_bundle(paths.bundle, check_weights=True)
-
-
-def _only_bundle(workspace: Path, challenge: str | None) -> str:
-    """Name of the one dataset that is ready; of several, the one that belongs to ``challenge``."""
-    from nnunet_box.bundle import load_bundle
-    from nnunet_box.errors import UsageError
-
-    bundles = {path.parent.name for path in (workspace / "bundles").glob("[!.]*/bundle.json")}
-    selected = {path.parent.name for path in (workspace / "models").glob("[!.]*/selection.json")}
-    ready = sorted(bundles | selected)
-    if not ready:
-        raise UsageError(f"{workspace} holds no trained model: nnbox train-all, or --workspace for another folder.")
-    if len(ready) > 1 and challenge is not None:
-        ready = [
-            name
-            for name in ready
-            if name == challenge
-            or (name in bundles and load_bundle(workspace / "bundles" / name).challenge == challenge)
-        ] or ready
-    if len(ready) > 1:
-        raise UsageError(f"Which data set? {workspace} holds models of {', '.join(ready)}; name one.")
-    return ready[0]
-
-
-def _shipped(bundle: Bundle, challenge: str | None, rule: PostprocessingRule) -> Bundle:
-    """The bundle as the image holds it, with the challenge and the postprocessing asked for."""
-    from nnunet_box.evaluation.postprocessing import Postprocessing, largest_foreground
-
-    update: dict[str, object] = {"challenge": challenge}
-    if rule is PostprocessingRule.NONE:
-        update["postprocessing"] = Postprocessing()
-    elif rule is PostprocessingRule.LARGEST_COMPONENT:
-        update["postprocessing"] = largest_foreground(bundle.labels)
-    return bundle.model_copy(update=update)
 
 
 def _write_descriptor(folder: Path, tag: str, bundle: Bundle) -> Path:

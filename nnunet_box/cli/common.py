@@ -1,4 +1,4 @@
-"""What several commands do before they begin: find the data set, read lists of folds."""
+"""What several commands share: finding the data set, reading lists of folds, answers in JSON."""
 
 from __future__ import annotations
 
@@ -37,6 +37,17 @@ def open_dataset(workspace: Path, name: str | None) -> tuple[Workspace, Dataset]
 
     dataset = load_dataset(find_dataset(workspace, name))
     return Workspace(workspace, dataset.name), dataset
+
+
+def print_json(value: Any) -> None:
+    """A command's answer for machines, the only thing it writes to stdout: standard JSON, so null for NaN and infinity,
+    and ASCII alone, so that no locale and no file's name can spoil it.
+    """
+    import json
+
+    from nnunet_box.files import null_undefined
+
+    print(json.dumps(null_undefined(value), indent=1, allow_nan=False))
 
 
 def fold_numbers(text: str | None) -> list[int] | None:

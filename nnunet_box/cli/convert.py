@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nnunet_box.cli.common import CommandGroup
+from nnunet_box.cli import completion
+from nnunet_box.cli.common import CommandGroup, print_json
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, ChallengeOptions, DatasetArgument, JsonOption, WorkspaceOption
 from nnunet_box.progress import say
 
@@ -47,7 +47,15 @@ def register(app: typer.Typer) -> None:
 
 
 def convert(
-    challenge: Annotated[str, typer.Option("--challenge", "-c", help="Whose download it is; see nnbox challenges.")],
+    challenge: Annotated[
+        str,
+        typer.Option(
+            "--challenge",
+            "-c",
+            help="Whose download it is; see nnbox challenges.",
+            autocompletion=completion.challenges,
+        ),
+    ],
     source: Annotated[Path, typer.Argument(help="Folder of the unpacked download.")] = Path(),
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the data set; the challenge's by default.")
@@ -56,7 +64,9 @@ def convert(
     splits: Annotated[
         str | None,
         typer.Option(
-            "--splits", help="groups: balanced folds of patients; nnunet: nnU-Net's own. Else the challenge's."
+            "--splits",
+            help="groups: balanced folds of patients; nnunet: nnU-Net's own. Else the challenge's.",
+            autocompletion=completion.among("groups", "nnunet"),
         ),
     ] = None,
     option: ChallengeOptions = None,
@@ -111,7 +121,7 @@ def convert(
         "messages": list(recognition.messages),
     }
     if as_json:
-        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
+        print_json(result)
     else:
         typer.echo(str(destination))
         say(f"{result['training']} training cases in {result['groups']} groups, {result['test']} test cases.")
@@ -157,6 +167,8 @@ def check(
 
     Ends with exit code 3 if one of them keeps the data set from being used. --fix writes files anew whose headers
     contradict themselves or their image's, and label maps of floats; the download stays as it is.
+
+    Example: nnbox check acdc --fix
     """
     from dataclasses import asdict
 
@@ -174,7 +186,7 @@ def check(
     findings = check_dataset(folder, Workspace(workspace, folder.name).splits)
     errors = sum(finding.severity == "error" for finding in findings)
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
+        print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
             typer.echo(
@@ -186,28 +198,35 @@ def check(
 
 
 def list_challenges(context: typer.Context, as_json: JsonOption = False) -> None:
-    """The challenges that can be converted, scored and submitted to."""
+    """The challenges that can be converted, scored and submitted to.
+
+    Example: nnbox challenges --json
+    """
     if context.invoked_subcommand is not None:
         return
     from nnunet_box.dataset.challenge import challenge_names, load_challenge
 
     adapters = [load_challenge(name) for name in challenge_names()]
     if as_json:
-        typer.echo(json.dumps([_as_dict(adapter) for adapter in adapters], indent=1, ensure_ascii=False))
+        print_json([_as_dict(adapter) for adapter in adapters])
         return
     for adapter in adapters:
         _print(adapter)
 
 
 def show_challenge(
-    name: Annotated[str, typer.Argument(help="Name of the challenge.")], as_json: JsonOption = False
+    name: Annotated[str, typer.Argument(help="Name of the challenge.", autocompletion=completion.challenges)],
+    as_json: JsonOption = False,
 ) -> None:
-    """One challenge: how to get the data, what to cite, what to upload, and how sure each fact is."""
+    """One challenge: how to get the data, what to cite, what to upload, and how sure each fact is.
+
+    Example: nnbox challenges show acdc
+    """
     from nnunet_box.dataset.challenge import load_challenge
 
     adapter = load_challenge(name)
     if as_json:
-        typer.echo(json.dumps(_as_dict(adapter), indent=1, ensure_ascii=False))
+        print_json(_as_dict(adapter))
         return
     _print(adapter)
 
@@ -252,8 +271,8 @@ def _print(adapter: Challenge) -> None:
     command = f"nnbox build-submission archive --challenge {adapter.name} PREDICTIONS --test-folder DIR"
     console.print(f"  Make it: {command}", soft_wrap=True, highlight=False, markup=False)
     for score in facts.published:
-        task = f"{score.task}, " if score.task is not None else ""
-        text = f"  Published: {task}{score.structure}, {score.metric} {score.value:g}, {score.who}, {score.on}"
+        of_task = f"{score.task}, " if score.task is not None else ""
+        text = f"  Published: {of_task}{score.structure}, {score.metric} {score.value:g}, {score.who}, {score.on}"
         console.print(f"{text} ({score.source}) [{score.certainty}]", soft_wrap=True, highlight=False, markup=False)
     for option in getattr(adapter, "options", ()):
         choices = f" ({', '.join(option.choices)})" if option.choices else ""

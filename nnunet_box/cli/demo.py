@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nnunet_box.cli import completion
 from nnunet_box.cli.options import JsonOption
 from nnunet_box.progress import say
 
@@ -35,14 +35,19 @@ def demo(
     base_image: Annotated[
         str | None, typer.Option("--base-image", help="Image with python3 to build on; python:X.Y-slim by default.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:INDEX.")] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu, cuda or cuda:INDEX.", autocompletion=completion.devices)
+    ] = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Draw a cohort in ACDC's layout, then convert, plan, train, select, predict, evaluate and build an image.
 
     Ends with Dice per structure on the held-out patients and an overlay picture; with exit code 1 if their mean Dice is
     under 0.5. Without a container engine the image is skipped.
+
+    Example: nnbox demo --budget 5m
     """
+    from nnunet_box.cli.common import print_json
     from nnunet_box.cli.demo_chain import DemoSettings, prepare_workspace, run_demo
     from nnunet_box.errors import NnboxError
     from nnunet_box.training.budget import parse_duration
@@ -52,7 +57,7 @@ def demo(
     )
     prepare_workspace(workspace, keep)
     result = run_demo(settings)
-    print(json.dumps(as_dict(result), indent=1)) if as_json else show(result)
+    print_json(as_dict(result)) if as_json else show(result)
     mean = result.comparison.mean_foreground_dice
     if not mean >= SANITY_DICE:
         raise NnboxError(

@@ -2,159 +2,69 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import typer
 
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
 from nnunet_box.errors import NnboxError
-from nnunet_box.memory import GIB, free_memory_gib
 
-PACKAGES = (
-    "nnunet_box",
-    "torch",
-    "numpy",
-    "scipy",
-    "nibabel",
-    "SimpleITK",
-    "blosc2",
-    "batchgenerators",
-    "safetensors",
-    "docker",
-)
-"""The packages whose versions decide results or failures."""
+if TYPE_CHECKING:
+    from nnunet_box.cli.doctor_finding import Finding
 
-LEAST_FREE_GIB = 5.0
-"""Below this a preprocessed dataset with its models, or an image, is likely not to fit."""
-LEAST_MEMORY_GIB = 4.0
+ENGINE = "container engine"
 ENGINE_TIMEOUT_SECONDS = 5
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report. ``advice`` says what to do; empty where nothing is to be done."""
-
-    what: str
-    state: Literal["ok", "warning", "missing"]
-    found: str
-    advice: str = ""
-
-
-def versions() -> dict[str, str | None]:
-    """Installed versions by distribution name; None where a package is missing."""
-    from importlib import metadata
-
-    found: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-def examine_packages() -> list[Finding]:
-    """Python, and the packages the engine stands on."""
-    findings = [Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")]
-    for package, version in versions().items():
-        if version is None:
-            advice = "Install nnunet_box again: pip install nnunet_box."
-            findings.append(Finding(package, "missing", "not installed", advice))
-        else:
-            findings.append(Finding(package, "ok", version))
-    return findings
-
-
-def examine_devices() -> list[Finding]:
-    """Where a network can be trained: the CPU's usable cores, and each CUDA device that torch can use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    findings = [Finding("cpu", "ok", f"{cores} usable cores")]
-    try:
-        import torch
-    except (ImportError, OSError) as error:
-        findings.append(Finding("torch devices", "missing", f"torch does not load: {error}", "Install torch again."))
-        return findings
-    if not torch.cuda.is_available():
-        advice = "Training works on the CPU; give it a time with --budget."
-        findings.append(Finding("gpu", "warning", "no CUDA device that torch can use", advice))
-    for index in range(torch.cuda.device_count()):
-        card = torch.cuda.get_device_properties(index)
-        capability = f"sm_{card.major}{card.minor}"
-        built_for = torch.cuda.get_arch_list()
-        fits = capability in built_for or any(arch.startswith(f"sm_{card.major}") for arch in built_for)
-        findings.append(
-            Finding(
-                f"cuda:{index}",
-                "ok" if fits else "warning",
-                f"{card.name}, {card.total_memory / GIB:.0f} GiB, {capability}",
-                "" if fits else f"This torch is built for {', '.join(built_for)}; install a build for the card.",
-            )
-        )
-    return findings
+IMAGES = "build-submission image, verify-submission image, demo --image"
 
 
 def examine_engine() -> list[Finding]:
     """Which container engine answers, where it keeps images, and which limits it can apply; needed for images only."""
+    from nnunet_box.cli.doctor_finding import Finding
+    from nnunet_box.cli.doctor_machine import room
+
     try:
         from nnbox_containers.docker_connection import connect, engine_facts, is_local
 
         client = connect(ENGINE_TIMEOUT_SECONDS)
         facts, local = engine_facts(client), is_local(client)
     except ImportError as error:
-        return [Finding("container engine", "missing", str(error), "Install the docker package for Python.")]
+        return [Finding(ENGINE, "missing", str(error), "Install the docker package: pip install docker", IMAGES)]
     except NnboxError as error:
-        advice = "Needed for images only; everything else works without."
-        return [Finding("container engine", "missing", str(error), advice)]
+        advice = "Start an engine, or name it with DOCKER_HOST; everything but images works without."
+        return [Finding(ENGINE, "missing", str(error), advice, IMAGES)]
     rootless = ", rootless" if facts.rootless else ""
     found = f"{facts.name} {facts.version}, {facts.architecture}, API {facts.api_version}{rootless}"
-    findings = [Finding("container engine", "ok", found)]
+    findings = [Finding(ENGINE, "ok", found, needed_for=IMAGES)]
     groups = f"control groups version {facts.cgroup_version}"
     if facts.missing_limits:
         advice = "An image cannot be verified under these; mount the control groups, or use version 2 with delegation."
         lacking = f"{groups}, without limits on {', '.join(facts.missing_limits)}"
-        findings.append(Finding("container limits", "warning", lacking, advice))
+        findings.append(Finding("container limits", "warning", lacking, advice, "verify-submission image"))
     else:
         found = f"{groups}; the engine limits memory, swap, processes and CPUs"
         findings.append(Finding("container limits", "ok", found))
     if local and facts.storage is not None:
-        findings.append(_room("image storage", facts.storage, "Free space: docker system df shows what fills it."))
-    return findings
-
-
-def _room(what: str, place: Path, advice: str) -> Finding:
-    """Free space on the disk of ``place``, or of the nearest folder above it that is there and may be looked at."""
-    while not os.path.exists(place):  # noqa: PTH110 - no error where the folder may not be looked into
-        place = place.parent
-    free = shutil.disk_usage(place).free / GIB
-    enough = free >= LEAST_FREE_GIB
-    return Finding(what, "ok" if enough else "warning", f"{free:.0f} GiB free at {place}", "" if enough else advice)
-
-
-def examine_room(workspace: Path) -> list[Finding]:
-    """Memory, and disk space where the workspace is or would be."""
-    place = workspace.absolute()
-    while not place.exists():
-        place = place.parent
-    findings = [_room("disk", place, "Free space or choose another --workspace.")]
-    if not os.access(place, os.W_OK):
-        findings.append(Finding("workspace", "missing", f"{place} is not writable", "Choose another --workspace."))
-    memory = free_memory_gib()
-    if memory is not None:
-        enough = memory >= LEAST_MEMORY_GIB
-        advice = "" if enough else "Close other programs, or plan with a smaller --memory-gb."
-        findings.append(Finding("memory", "ok" if enough else "warning", f"{memory:.1f} GiB available", advice))
+        findings.append(room("image storage", facts.storage, "Free space: docker system df shows what fills it."))
     return findings
 
 
 def examine(workspace: Path) -> list[Finding]:
     """Everything ``nnbox doctor`` reports, in its order."""
-    return [*examine_packages(), *examine_devices(), *examine_engine(), *examine_room(workspace)]
+    from nnunet_box.cli import doctor_machine, doctor_software
+
+    return [
+        *doctor_software.examine_packages(),
+        *doctor_software.examine_devices(),
+        *doctor_machine.examine_kernels(),
+        *doctor_machine.examine_memory(),
+        *doctor_machine.examine_limits(),
+        *doctor_machine.examine_workspace(workspace),
+        *examine_engine(),
+        *doctor_software.examine_extras(),
+        *doctor_software.examine_slurm(),
+    ]
 
 
 def register(app: typer.Typer) -> None:
@@ -162,17 +72,22 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def doctor(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> None:
-        """What this machine offers: torch, devices, container engine, disk, memory, versions.
+        """What this machine offers, what is missing for which command, and how to mend it.
 
-        Ends with exit code 1 where something is missing that training or prediction needs; a missing container engine
-        or GPU is only reported.
+        Looked at are packages, GPU and driver, memory, limits, the workspace's file system, the container engine, and
+        what single commands need beyond that. Ends with exit code 1 where something is missing that training or
+        prediction needs; a missing container engine or GPU is only reported.
+
+        Example: nnbox doctor --workspace /shared/nnbox
         """
+        from nnunet_box.cli.common import print_json
+
         findings = examine(workspace)
         if as_json:
-            print(json.dumps([asdict(finding) for finding in findings], indent=1))
+            print_json([asdict(finding) for finding in findings])
         else:
             _show(findings)
-        needed = [finding for finding in findings if finding.state == "missing" and finding.what != "container engine"]
+        needed = [finding for finding in findings if finding.state == "missing" and finding.what != ENGINE]
         if needed:
             raise typer.Exit(1)
 
@@ -182,12 +97,15 @@ def _show(findings: list[Finding]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    styles = {"ok": "green", "warning": "yellow", "missing": "red"}
-    table = Table(box=None, pad_edge=False)
-    for column in ("", "state", "found", "what to do"):
-        table.add_column(column, overflow="fold")
+    styles = {"ok": "green", "warning": "yellow", "missing": "red", "optional": "dim"}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(3):
+        table.add_column(overflow="fold")
     for finding in findings:
         # Text, not markup: a path or a message of the system may hold square brackets.
-        state = Text(finding.state, style=styles[finding.state])
-        table.add_row(finding.what, state, Text(finding.found), Text(finding.advice))
+        told = Text(finding.found)
+        if finding.advice:
+            told.append(f"\n{finding.advice}", style="bold")
+            told.append(f"\nneeded for: {finding.needed_for}" if finding.needed_for else "", style="dim")
+        table.add_row(finding.what, Text(finding.state, style=styles[finding.state]), told)
     Console().print(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nnunet_box.cli import completion
+from nnunet_box.cli.common import print_json
 from nnunet_box.cli.options import ChallengeOptions, JsonOption
 from nnunet_box.errors import UsageError
 
@@ -31,13 +32,17 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder of predicted label maps, or one file.")],
     references: Annotated[Path, typer.Argument(help="Folder of reference label maps of the same names, or one file.")],
-    challenge: Annotated[str | None, typer.Option("--challenge", help="Use this challenge's own metrics.")] = None,
+    challenge: Annotated[
+        str | None,
+        typer.Option("--challenge", help="Use this challenge's own metrics.", autocompletion=completion.challenges),
+    ] = None,
     option: ChallengeOptions = None,
     mode: Annotated[
         str | None,
         typer.Option(
             "--mode",
             help="With --challenge: official (the organisers' quirks too, the default) or clean, where it has both.",
+            autocompletion=completion.among("official", "clean"),
         ),
     ] = None,
     labels: Annotated[
@@ -56,9 +61,9 @@ def evaluate(
 ) -> None:
     """Dice, 95 % Hausdorff distance and surface Dice per structure, or with --challenge the challenge's own metrics.
 
-    Example: nnbox evaluate nnbox/predictions/acdc nnbox/datasets/acdc/labelsTr --partial
+    Example: nnbox evaluate predictions references --labels nnbox/datasets/acdc/dataset.json
     """
-    from nnunet_box.evaluation.comparison import compare, find_label_names, null_undefined, pair_files, read_label_names
+    from nnunet_box.evaluation.comparison import compare, find_label_names, pair_files, read_label_names
 
     if challenge is not None:
         from nnunet_box.cli.common import challenge_options
@@ -66,17 +71,13 @@ def evaluate(
 
         adapter = load_challenge(challenge, challenge_options(option))
         scores = evaluate_challenge(adapter, predictions, references, mode)
-        _print_json(null_undefined(scores)) if as_json else _print_scores(challenge, scores)
+        print_json(scores) if as_json else _print_scores(challenge, scores)
         return
     if mode is not None:
         raise UsageError("--mode needs --challenge: it chooses among a challenge's own ways of scoring.")
     names = read_label_names(labels) if labels is not None else find_label_names(references)
     comparison = compare(pair_files(predictions, references, partial), names, tolerance_mm)
-    _print_json(comparison.as_json()) if as_json else _print_comparison(comparison)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+    print_json(comparison.as_json()) if as_json else _print_comparison(comparison)
 
 
 def _console() -> Console:

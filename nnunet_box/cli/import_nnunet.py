@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nnunet_box.cli import completion
 from nnunet_box.cli.options import JsonOption
 
 
@@ -39,7 +40,13 @@ def import_nnunet(
         CheckpointName, typer.Option("--checkpoint", help="final, as nnU-Net predicts with, or best.")
     ] = CheckpointName.FINAL,
     challenge: Annotated[
-        str | None, typer.Option("--challenge", "-c", help="Whose test layout the bundle reads; plain folders without.")
+        str | None,
+        typer.Option(
+            "--challenge",
+            "-c",
+            help="Whose test layout the bundle reads; plain folders without.",
+            autocompletion=completion.challenges,
+        ),
     ] = None,
     previous_stage: Annotated[
         Path | None,
@@ -51,9 +58,7 @@ def import_nnunet(
 
     Example: nnbox import-nnunet nnUNet_results/Dataset027_ACDC/nnUNetTrainer__nnUNetPlans__3d_fullres -o acdc-bundle
     """
-    import json
-
-    from nnunet_box.cli.common import fold_numbers
+    from nnunet_box.cli.common import fold_numbers, print_json
     from nnunet_box.dataset.challenge import load_challenge
     from nnunet_box.importing.model import import_models
     from nnunet_box.progress import say
@@ -66,7 +71,7 @@ def import_nnunet(
     models = {stage.configuration: [entry.fold for entry in stage.weights] for stage in bundle.stages}
     if as_json:
         result = {"bundle": str(output), "dataset": bundle.dataset, "challenge": bundle.challenge, "models": models}
-        typer.echo(json.dumps(result, indent=1))
+        print_json(result)
         return
     for name, fold_list in models.items():
         say(f"{bundle.dataset}: {name}, folds {', '.join(map(str, fold_list))}")

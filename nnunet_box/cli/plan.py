@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nnunet_box.cli.common import print_json
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, JsonOption, WorkspaceOption
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ def plan(
 ) -> None:
     """Read the data set's fingerprint and plan preprocessing, patches, batches and networks from it.
 
-    Example: nnbox plan acdc; nnbox plan --fingerprint fingerprint.json --json
+    Example: nnbox plan acdc --memory-gb 8
+
+    Example: nnbox plan --fingerprint fingerprint.json --json
     """
     if fingerprint is not None:
         from nnunet_box.planning.fingerprint import load_fingerprint
@@ -47,9 +49,7 @@ def plan(
         configurations = plan_dataset(paths, opened, memory_gb).configurations
         typer.echo(f"Written: {paths.plan}", err=True)
     if as_json:
-        typer.echo(
-            json.dumps({"configurations": {name: one.model_dump(mode="json") for name, one in configurations.items()}})
-        )
+        print_json({"configurations": {name: one.model_dump(mode="json") for name, one in configurations.items()}})
         return
     _print_table(configurations)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nnunet_box.cli import completion
 from nnunet_box.cli.options import ChallengeOptions, JsonOption
 
 
@@ -16,13 +17,18 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder, such as nnbox/bundles/acdc.")],
+    bundle: Annotated[
+        Path, typer.Argument(help="The bundle's folder, such as nnbox/bundles/acdc.", autocompletion=completion.bundles)
+    ],
     source: Annotated[
         Path, typer.Argument(metavar="INPUT", help="A challenge's test folder, a folder of cases, or one case.")
     ],
     output: Annotated[Path, typer.Argument(help="Folder for the predictions and run.json.")],
     challenge: Annotated[
-        str | None, typer.Option("--challenge", help="Whose layout INPUT has; the bundle's by default.")
+        str | None,
+        typer.Option(
+            "--challenge", help="Whose layout INPUT has; the bundle's by default.", autocompletion=completion.challenges
+        ),
     ] = None,
     option: ChallengeOptions = None,
     folds: Annotated[str | None, typer.Option("--folds", help="Only these folds' networks.")] = None,
@@ -35,19 +41,24 @@ def predict(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out cases whose prediction is there.")] = False,
     runtime: Annotated[
-        str, typer.Option("--runtime", help="auto, torch or openvino (CPU). auto: a GPU with torch, else OpenVINO.")
+        str,
+        typer.Option(
+            "--runtime",
+            help="auto, torch or openvino (CPU). auto: a GPU with torch, else OpenVINO.",
+            autocompletion=completion.among("auto", "torch", "openvino"),
+        ),
     ] = "auto",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")] = "auto",
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.", autocompletion=completion.devices)
+    ] = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Predict with a bundle's ensemble and write files as the leaderboard wants them.
 
     Example: nnbox predict nnbox/bundles/acdc ACDC/database/testing predictions
     """
-    import json
-
     from nnunet_box.bundle import load_bundle
-    from nnunet_box.cli.common import challenge_options, fold_numbers
+    from nnunet_box.cli.common import challenge_options, fold_numbers, print_json
     from nnunet_box.dataset.challenge import load_challenge
     from nnunet_box.inference.choose import network_loader
     from nnunet_box.inference.ensemble import InferenceOptions
@@ -66,4 +77,4 @@ def predict(
     predictor = Predictor(loaded, members, load, options, description)
     with stop_on_signals([output]):
         run = predict_folder(predictor, cases, output, exporter(adapter), resume, save_probabilities)
-    typer.echo(json.dumps(run) if as_json else str(output))
+    print_json(run) if as_json else typer.echo(str(output))

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from nnunet_box.cli import completion
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, WorkspaceOption
 from nnunet_box.cli.train import VariantOption
 from nnunet_box.planning.variant import model_name, variant_names
@@ -19,7 +20,12 @@ def register(app: typer.Typer) -> None:
 def preprocess(
     dataset: DatasetArgument = None,
     configurations: Annotated[
-        str | None, typer.Option("--configurations", help="Comma-separated; all of the plan by default.")
+        str | None,
+        typer.Option(
+            "--configurations",
+            help="Comma-separated; all of the plan by default.",
+            autocompletion=completion.several(completion.configurations),
+        ),
     ] = None,
     previous_stage: Annotated[
         str | None,
@@ -54,7 +60,7 @@ def preprocess(
         variants = variant_names(variant)
         predictions = previous_predictions(paths, opened, plan, previous_stage, variants)
         if predictions is None:
-            raise UsageError(f"--previous-stage {previous_stage}: it takes no predictions as input.")
+            raise UsageError(f"--previous-stage {previous_stage}: it takes no predictions as input; leave it out.")
         model = model_name(previous_stage, variants)
         typer.echo(str(prepare_previous_stage(paths, opened, plan, model, predictions, processes)))
         return

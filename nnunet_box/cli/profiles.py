@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nnunet_box.cli.common import CommandGroup
+from nnunet_box.cli import completion
+from nnunet_box.cli.common import CommandGroup, print_json
 from nnunet_box.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -23,13 +23,16 @@ def register(app: typer.Typer) -> None:
 
 
 def list_profiles(context: typer.Context, as_json: JsonOption = False) -> None:
-    """The organisers' contracts an image can be built for."""
+    """The organisers' contracts an image can be built for.
+
+    Example: nnbox profiles --json
+    """
     if context.invoked_subcommand is not None:
         return
     from nnbox_containers.profiles import PROFILES
 
     if as_json:
-        typer.echo(json.dumps([_as_dict(profile) for profile in PROFILES.values()], indent=1))
+        print_json([_as_dict(profile) for profile in PROFILES.values()])
         return
     for profile in PROFILES.values():
         typer.echo(f"{profile.name}: {profile.title}")
@@ -38,7 +41,12 @@ def list_profiles(context: typer.Context, as_json: JsonOption = False) -> None:
 
 
 def show_profile(
-    name: Annotated[str, typer.Argument(help="A profile's name, or the path of a FILE.toml of your own.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A profile's name, or the path of a FILE.toml of your own.", autocompletion=completion.profiles
+        ),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Every fact of one profile; the names are those a profile of your own may set.
@@ -49,7 +57,7 @@ def show_profile(
 
     facts = _as_dict(load_profile(name))
     if as_json:
-        typer.echo(json.dumps(facts, indent=1))
+        print_json(facts)
         return
     rows: dict[str, str] = {}
     for field, value in facts.items():

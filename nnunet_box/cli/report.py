@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +37,7 @@ def report(
     """
     import webbrowser
 
-    from nnunet_box.cli.common import open_dataset
+    from nnunet_box.cli.common import open_dataset, print_json
     from nnunet_box.progress import say
     from nnunet_box.report.gather import gather
     from nnunet_box.report.page import chart_data, write_report
@@ -50,7 +49,7 @@ def report(
     write_report(facts, file, paths.bundle, processes)
     say(verdict(facts))
     if as_json:
-        typer.echo(json.dumps({"file": str(file), "bytes": file.stat().st_size, **chart_data(facts)}))
+        print_json({"file": str(file), "bytes": file.stat().st_size, **chart_data(facts)})
     else:
         typer.echo(str(file))
     if open_page and not webbrowser.open(file.absolute().as_uri()):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nnunet_box.cli import completion
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, JsonOption, WorkspaceOption
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def select(
         str | None,
         typer.Option(
             "--configurations",
+            autocompletion=completion.several(completion.configurations),
             help="Comma-separated; all that are trained by default. Variants by their folder's name: 3d_fullres__relu.",
         ),
     ] = None,
@@ -37,13 +39,13 @@ def select(
 
     Example: nnbox select acdc
     """
-    from nnunet_box.cli.common import fold_numbers, names, open_dataset
+    from nnunet_box.cli.common import fold_numbers, names, open_dataset, print_json
     from nnunet_box.execution.choose import select_and_bundle
 
     paths, opened = open_dataset(workspace, dataset)
     selection, _ = select_and_bundle(paths, opened, names(configurations), fold_numbers(folds))
     if as_json:
-        typer.echo(selection.model_dump_json())
+        print_json(selection.model_dump(mode="json"))
         return
     print_selection(selection)
     typer.echo(str(paths.bundle))

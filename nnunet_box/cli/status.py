@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ def status(
     """
     from rich.console import Console
 
-    from nnunet_box.cli.common import open_dataset
+    from nnunet_box.cli.common import open_dataset, print_json
     from nnunet_box.execution import slurm
     from nnunet_box.execution.display import task_table
     from nnunet_box.execution.graph import last_graph
@@ -66,7 +65,7 @@ def status(
             "selected": paths.selection.is_file(),
             "bundled": (paths.bundle / "bundle.json").is_file(),
         }
-        typer.echo(json.dumps(facts))
+        print_json(facts)
         return
     console = Console()
     console.print(f"{opened.name}: {len(opened.cases)} training cases")

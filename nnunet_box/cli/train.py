@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, WorkspaceOption
-from nnunet_box.planning.variant import VARIANTS, variant_names
+from nnunet_box.cli import completion
+from nnunet_box.cli.options import DEFAULT_WORKSPACE, DatasetArgument, JsonOption, WorkspaceOption
+from nnunet_box.planning.variant import VARIANTS, model_name, variant_names
 
 CONFIGURATION_HELP = "2d, 3d_lowres, 3d_fullres or 3d_cascade_fullres; nnbox plan shows which a data set has."
 BudgetOption = Annotated[
@@ -26,10 +27,13 @@ VariantOption = Annotated[
     typer.Option(
         "--variant",
         help=f"Comma-separated departures from the paper: {', '.join(VARIANTS)}.",
+        autocompletion=completion.several(completion.variants),
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Everything random follows from it.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.", autocompletion=completion.devices)
+]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=0, help="Processes that make batches; 0 makes them in this one.")
 ]
@@ -43,6 +47,13 @@ CheckpointOption = Annotated[
     str,
     typer.Option("--checkpoint-every", help="Least time between two checkpoints, which is what a killed run may lose."),
 ]
+TrackerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracker",
+        help="Comma-separated, beside the fold's log.jsonl: tensorboard, mlflow. Each is an extra of the package.",
+    ),
+]
 CHECKPOINT_EVERY = "60s"
 
 
@@ -52,7 +63,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    configuration: Annotated[str, typer.Option("--configuration", "-c", help=CONFIGURATION_HELP)],
+    configuration: Annotated[
+        str, typer.Option("--configuration", "-c", help=CONFIGURATION_HELP, autocompletion=completion.configurations)
+    ],
     fold: Annotated[int, typer.Option("--fold", "-f", min=0, help="Which fifth of the patients to hold out.")],
     dataset: DatasetArgument = None,
     variant: VariantOption = None,
@@ -69,18 +82,21 @@ def train(
     full_precision: FullPrecisionOption = False,
     compiled: CompiledOption = True,
     checkpoint_every: CheckpointOption = CHECKPOINT_EVERY,
+    tracker: TrackerOption = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: JsonOption = False,
 ) -> None:
     """Train one network on one fold, then predict and score the patients it has not seen.
 
     Example: nnbox train acdc --configuration 3d_fullres --fold 0
     """
-    from nnunet_box.cli.common import duration, open_dataset, training_settings
+    from nnunet_box.cli.common import duration, open_dataset, print_json, training_settings
     from nnunet_box.errors import UsageError
     from nnunet_box.execution.fold import train_fold
+    from nnunet_box.training.trackers import tracker_names
 
     if resume and restart:
-        raise UsageError("--resume and --restart exclude each other.")
+        raise UsageError("--resume and --restart exclude each other: give one of them.")
     paths, opened = open_dataset(workspace, dataset)
     settings = training_settings(
         budget,
@@ -95,7 +111,13 @@ def train(
         full_precision=full_precision,
         compiled=compiled,
         checkpoint_seconds=duration(checkpoint_every, "--checkpoint-every"),
+        trackers=tracker_names(tracker),
     )
     dice = train_fold(paths, opened, settings, resume=resume, restart=restart)
+    if as_json:
+        folder = str(paths.fold(model_name(configuration, settings.variants), fold))
+        told = {"dataset": opened.name, "configuration": configuration, "variants": list(settings.variants)}
+        print_json(told | {"fold": fold, "mean_foreground_dice": dice, "folder": folder})
+        return
     typer.echo(f"{dice:.4f}")
     typer.echo(f"Next: the other folds, then nnbox select {opened.name}", err=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nnunet_box.cli.options import DEFAULT_WORKSPACE, ChallengeOptions, DatasetArgument, WorkspaceOption
+from nnunet_box.cli import completion
+from nnunet_box.cli.options import DEFAULT_WORKSPACE, ChallengeOptions, DatasetArgument, JsonOption, WorkspaceOption
 from nnunet_box.cli.train import (
     CHECKPOINT_EVERY,
     BatchesOption,
@@ -18,6 +19,7 @@ from nnunet_box.cli.train import (
     EpochsOption,
     FullPrecisionOption,
     SeedOption,
+    TrackerOption,
     VariantOption,
     WorkersOption,
 )
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from nnunet_box.execution.slurm_script import SlurmOption
     from nnunet_box.workspace import Workspace
 
+EXECUTORS = ("local", "slurm", "ray")
 SlurmOptions = Annotated[
     list[str] | None,
     typer.Option(
@@ -38,7 +41,6 @@ SlurmOptions = Annotated[
         "May be repeated.",
     ),
 ]
-EXECUTORS = ("local", "slurm", "ray")
 
 
 def register(app: typer.Typer) -> None:
@@ -49,12 +51,22 @@ def register(app: typer.Typer) -> None:
 def train_all(
     dataset: DatasetArgument = None,
     challenge: Annotated[
-        str | None, typer.Option("--challenge", help="With --source: convert this challenge's download first.")
+        str | None,
+        typer.Option(
+            "--challenge",
+            help="With --source: convert this challenge's download first.",
+            autocompletion=completion.challenges,
+        ),
     ] = None,
     source: Annotated[Path | None, typer.Option("--source", help="The download.")] = None,
     option: ChallengeOptions = None,
     configurations: Annotated[
-        str | None, typer.Option("--configurations", help="Comma-separated; all of the plan by default.")
+        str | None,
+        typer.Option(
+            "--configurations",
+            help="Comma-separated; all of the plan by default.",
+            autocompletion=completion.several(completion.configurations),
+        ),
     ] = None,
     folds: Annotated[str | None, typer.Option("--folds", help="0,1,2 or 0-4; all five by default.")] = None,
     variant: VariantOption = None,
@@ -67,7 +79,10 @@ def train_all(
     full_precision: FullPrecisionOption = False,
     compiled: CompiledOption = True,
     checkpoint_every: CheckpointOption = CHECKPOINT_EVERY,
-    executor: Annotated[str, typer.Option("--executor", help="local, slurm or ray.")] = "local",
+    tracker: TrackerOption = None,
+    executor: Annotated[
+        str, typer.Option("--executor", help="local, slurm or ray.", autocompletion=completion.among(*EXECUTORS))
+    ] = "local",
     at_once: Annotated[
         int | None,
         typer.Option(
@@ -93,6 +108,7 @@ def train_all(
         bool, typer.Option("--dry-run", help="Print the tasks and their state, or Slurm's scripts; run nothing.")
     ] = False,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    as_json: JsonOption = False,
 ) -> None:
     """Plan, preprocess, train every fold of every configuration, select, bundle. Run it again to continue after an
     interruption.
@@ -102,9 +118,11 @@ def train_all(
     """
     from nnunet_box.cli.common import challenge_options, duration, fold_numbers, names, open_dataset, training_settings
     from nnunet_box.execution.request import Request
+    from nnunet_box.training.trackers import tracker_names
 
     _check_executor(executor)
     jobs = _slurm_options(executor, slurm_option)
+    trackers = tracker_names(tracker)
     chosen = _converted(workspace, dataset, challenge, source, challenge_options(option))
     paths, opened = open_dataset(workspace, chosen)
     settings = training_settings(
@@ -121,14 +139,15 @@ def train_all(
         full_precision=full_precision,
         compiled=compiled,
         checkpoint_seconds=duration(checkpoint_every, "--checkpoint-every"),
+        trackers=trackers,
     )
     request = Request.of(settings, names(configurations), fold_numbers(folds))
     if executor == "local":
-        _locally(paths, opened, request, device, at_once, dry_run)
+        _locally(paths, opened, request, device, at_once, dry_run, as_json)
     elif executor == "slurm":
-        _on_slurm(paths, opened, request, device, at_once, jobs, dry_run)
+        _on_slurm(paths, opened, request, device, at_once, jobs, dry_run, as_json)
     elif executor == "ray":
-        _on_ray(paths, opened, request, device, at_once, cpus_per_task, ray_address, dry_run)
+        _on_ray(paths, opened, request, device, at_once, cpus_per_task, ray_address, dry_run, as_json)
 
 
 def _check_executor(executor: str) -> None:
@@ -139,7 +158,13 @@ def _check_executor(executor: str) -> None:
 
 
 def _locally(
-    paths: Workspace, opened: Dataset, request: Request, device: str, at_once: int | None, dry_run: bool
+    paths: Workspace,
+    opened: Dataset,
+    request: Request,
+    device: str,
+    at_once: int | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     from nnunet_box.execution.display import shown
     from nnunet_box.execution.graph import prepared_graph
@@ -149,13 +174,13 @@ def _locally(
 
     slots = machine_slots(device, at_once)
     if dry_run:
-        print_tasks(paths, prepared_graph(paths, opened, request, len(slots), keep=False))
+        print_tasks(paths, prepared_graph(paths, opened, request, len(slots), keep=False), as_json)
         return
     with held(paths.lock("train-all"), f"train-all of {opened.name}"):
         tasks = prepared_graph(paths, opened, request, len(slots))
         with shown(paths, len(slots)) as report:
             walk(paths, tasks, LocalExecutor(paths, slots), report)
-    _print_end(paths, opened)
+    _print_end(paths, opened, as_json)
 
 
 def _on_ray(
@@ -167,6 +192,7 @@ def _on_ray(
     cpus: int | None,
     address: str,
     dry_run: bool,
+    as_json: bool,
 ) -> None:
     from nnunet_box.execution.display import shown
     from nnunet_box.execution.graph import prepared_graph
@@ -178,21 +204,27 @@ def _on_ray(
         share = share_of_cluster(device, cpus)
         beside = min(share.at_once, at_once or share.at_once)
         if dry_run:
-            print_tasks(paths, prepared_graph(paths, opened, request, beside, keep=False))
+            print_tasks(paths, prepared_graph(paths, opened, request, beside, keep=False), as_json)
             return
         executor = RayExecutor(paths, share, at_once)
         with held(paths.lock("train-all"), lock_words(paths)):
             tasks = prepared_graph(paths, opened, request, beside)
             with shown(paths, beside) as report:
                 walk(paths, tasks, executor, lambda progress: report(executor.told_apart(progress)))
-    _print_end(paths, opened)
+    _print_end(paths, opened, as_json)
 
 
-def _print_end(paths: Workspace, opened: Dataset) -> None:
+def _print_end(paths: Workspace, opened: Dataset, as_json: bool) -> None:
+    from nnunet_box.cli.common import print_json
     from nnunet_box.cli.select import print_selection
     from nnunet_box.evaluation.selection import load_selection
 
-    print_selection(load_selection(paths.selection))
+    selection = load_selection(paths.selection)
+    if as_json:
+        chosen = selection.model_dump(mode="json")
+        print_json({"dataset": opened.name, "bundle": str(paths.bundle), "selection": chosen})
+        return
+    print_selection(selection)
     typer.echo(str(paths.bundle))
     typer.echo(f"Next: nnbox build-submission image {opened.name}", err=True)
 
@@ -214,7 +246,9 @@ def _on_slurm(
     at_once: int | None,
     options: list[SlurmOption],
     dry_run: bool,
+    as_json: bool,
 ) -> None:
+    from nnunet_box.cli.common import print_json
     from nnunet_box.errors import UsageError
     from nnunet_box.execution import slurm
     from nnunet_box.execution.graph import prepared_graph
@@ -224,14 +258,19 @@ def _on_slurm(
         raise UsageError("--device: Slurm says which GPU a job gets; write cuda.")
     if dry_run:
         tasks = prepared_graph(paths, opened, request, at_once or 1, keep=False)
-        known = slurm.queue() if slurm.is_there() else {}
-        typer.echo(slurm.submission_script(paths, slurm.steps(paths, tasks, known), options), nl=False)
+        known = slurm.queue_if_any()
+        script = slurm.submission_script(paths, slurm.steps(paths, tasks, known), options)
+        print_json({"dataset": opened.name, "script": script}) if as_json else typer.echo(script, nl=False)
         return
     slurm.queue()  # Before any planning: it may not be there.
     with held(paths.lock("train-all"), f"train-all of {opened.name}"):
         tasks = prepared_graph(paths, opened, request, at_once or 1)
         steps = slurm.steps(paths, tasks, slurm.queue())
         sent = slurm.submit(paths, steps, options)
+    if as_json:
+        jobs: dict[str, object] = {"dataset": opened.name, "jobs": sent, "submitted_before": len(steps) - len(sent)}
+        print_json(jobs | {"bundle": None if steps else str(paths.bundle)})
+        return
     for task, job in sent.items():
         typer.echo(f"{job} {task}")
     if not steps:
@@ -242,13 +281,18 @@ def _on_slurm(
     typer.echo(f"{len(sent)} jobs submitted, {before} were before. Next: nnbox status {opened.name}", err=True)
 
 
-def print_tasks(paths: Workspace, tasks: list[Task]) -> None:
+def print_tasks(paths: Workspace, tasks: list[Task], as_json: bool) -> None:
     """Every task's state and command."""
     import shlex
 
+    from nnunet_box.cli.common import print_json
     from nnunet_box.execution.records import states
 
     found = states(paths, tasks)
+    if as_json:
+        listed = [{"task": task.name, "state": found[task.name], "argv": ["nnbox", *task.argv]} for task in tasks]
+        print_json({"dataset": paths.dataset, "tasks": listed})
+        return
     for task in tasks:
         typer.echo(f"{found[task.name]:<10} {task.name:<32} nnbox {shlex.join(task.argv)}")
 

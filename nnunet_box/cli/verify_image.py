@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nnunet_box.cli import completion
+from nnunet_box.cli.common import print_json
 from nnunet_box.cli.options import DEFAULT_WORKSPACE, JsonOption, WorkspaceOption
 from nnunet_box.progress import say
 
@@ -28,10 +29,18 @@ if TYPE_CHECKING:
 def verify(
     tag: Annotated[str, typer.Argument(help="The image's name, such as nnbox-acdc:1.0.")],
     profile: Annotated[
-        str | None, typer.Option("--profile", help="Whose contract; the one it was built for by default.")
+        str | None,
+        typer.Option(
+            "--profile", help="Whose contract; the one it was built for by default.", autocompletion=completion.profiles
+        ),
     ] = None,
     bundle: Annotated[
-        Path | None, typer.Option("--bundle", help="The model it holds; WORKSPACE/bundles/DATASET by default.")
+        Path | None,
+        typer.Option(
+            "--bundle",
+            help="The model it holds; WORKSPACE/bundles/DATASET by default.",
+            autocompletion=completion.bundles,
+        ),
     ] = None,
     case: Annotated[
         list[Path] | None, typer.Option("--case", help="An image file, or a folder of one case's channels. Repeatable.")
@@ -55,7 +64,12 @@ def verify(
     ] = True,
     report: Annotated[Path | None, typer.Option("--report", help="Write the report as JSON.")] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Load the saved archive into the engine again.")] = False,
-    device: Annotated[str, typer.Option("--device", help="For the prediction made here: auto, cpu or cuda.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", help="For the prediction made here: auto, cpu or cuda.", autocompletion=completion.devices
+        ),
+    ] = "auto",
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     as_json: JsonOption = False,
 ) -> None:
@@ -108,7 +122,7 @@ def verify(
         if file is not None:
             write_json(file, result.as_json())
     if as_json:
-        typer.echo(json.dumps(result.as_json(), indent=1, ensure_ascii=False))
+        print_json(result.as_json())
     else:
         for line in result.lines():
             typer.echo(line)

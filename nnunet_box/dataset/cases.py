@@ -205,7 +205,7 @@ def _open_files(case: SourceCase) -> dict[Path, OpenVolume]:
                 channel.path,
                 f"shape {first.shape} and spacing {first.spacing} as {case.reference_file.name}",
                 f"{grid.shape} and {grid.spacing}",
-                "All channels of a case must share one grid.",
+                "Resample the channels of the case onto one grid.",
             )
         files[channel.path] = opened
     if not files:
@@ -325,7 +325,7 @@ def _open_label(file: Path, image: Path, expected: tuple[int, int, int] | None =
             file,
             f"shape {expected} as {image.name}",
             f"{found if opened.channels == 1 else (opened.channels, *found)}",
-            "Image and label must match voxel by voxel.",
+            "Resample the label map onto the image's grid, or leave out this case.",
         )
     return opened
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_box.dataset.cases import SourceCase, SplitRule
+from nnunet_box.dataset.installed import ENTRY_POINT_GROUP
+from nnunet_box.dataset.installed import challenge_names as challenge_names  # part of this seam
 from nnunet_box.errors import UsageError
-
-ENTRY_POINT_GROUP = "nnunet_box.challenges"
 
 
 @dataclass(frozen=True)
@@ -217,11 +217,6 @@ def evaluate_challenge(challenge: Challenge, predictions: Path, references: Path
     if mode not in challenge.modes:
         raise UsageError(f"--mode {mode}: {challenge.name} has {' and '.join(challenge.modes)}.")
     return challenge.evaluate(predictions, references, mode)
-
-
-def challenge_names() -> list[str]:
-    """Names of all installed adapters, ours and third parties'."""
-    return sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)})
 
 
 def load_challenge(name: str, options: Mapping[str, str] | None = None) -> Challenge:

@@ -87,7 +87,10 @@ def load_dataset(folder: Path, report: Report = _refuse) -> Dataset:
 def _labels(file: Path, declared: dict[str, Any]) -> dict[int, str]:
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in declared.values()):
         raise InvalidData(
-            file, "one integer a label", "regions or an ignore label", "Region-based training is not supported."
+            file,
+            "one integer a label",
+            "regions or an ignore label",
+            "Give each voxel one label, a whole number: region-based training is not supported.",
         )
     labels = {int(value): str(name) for name, value in declared.items()}
     if 0 not in labels or sorted(labels) != list(range(len(labels))) or len(labels) > MOST_LABELS:
@@ -223,5 +226,6 @@ def find_dataset(workspace: Path, name: str | None) -> Path:
     if (Path(name) / "dataset.json").is_file():
         return Path(name)
     raise UsageError(
-        f"No data set {name!r}: not in {root} ({', '.join(known) or 'empty'}) and no folder with a dataset.json."
+        f"No data set {name!r}: not in {root} ({', '.join(known) or 'empty'}) and no folder with a dataset.json. "
+        "Convert it first: nnbox convert."
     )

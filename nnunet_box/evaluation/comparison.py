@@ -14,7 +14,7 @@ from nnunet_box.errors import InvalidData
 from nnunet_box.evaluation.metrics import confusion_matrix, label_counts, structure_masks, surface_distances
 from nnunet_box.evaluation.summary import Pair, nan_mean, read_pair
 from nnunet_box.evaluation.surfels import surfel_distances
-from nnunet_box.files import read_json
+from nnunet_box.files import null_undefined, read_json
 from nnunet_box.progress import track
 
 TOLERANCE_MM = 1.0
@@ -122,7 +122,10 @@ def pair_files(predictions: Path, references: Path, partial: bool = False) -> li
     both = sorted(set(ours) & set(theirs))
     if not both:
         raise InvalidData(
-            predictions, f"files named as those in {references}", "no name in common", "Check both folders."
+            predictions,
+            f"files named as those in {references}",
+            "no name in common",
+            "Give two folders whose files have the same names.",
         )
     return [(case, ours[case], theirs[case]) for case in both]
 
@@ -209,17 +212,6 @@ def compare(
         }
     complete = {case: {label: scores.get(label, ABSENT) for label in declared} for case, scores in cases.items()}
     return Comparison(declared, tolerance_mm, complete)
-
-
-def null_undefined(value: Any) -> Any:
-    """The same nested value with None for NaN and infinity, which standard JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: null_undefined(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [null_undefined(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _finite(values: Iterable[float]) -> list[float]:

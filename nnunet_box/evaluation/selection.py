@@ -159,7 +159,7 @@ def select(
     """
     names = simplest_first(configurations)
     if not names or not folds:
-        raise UsageError("Selection needs at least one configuration and one fold.")
+        raise UsageError("Selection needs a configuration and a fold: nnbox train one, or name others.")
     validation = CrossValidation(models, folds, _references(cases, folds))
     pairs = {name: validation.pairs(name) for name in names}
     # Everything is looked for before anything is computed: a gap found after an hour of ensembling would be unkind.

@@ -46,7 +46,7 @@ def read_label_map(file: Path, declared: Iterable[int] | None = None) -> tuple[N
                 file,
                 f"label values from 0 to {HIGHEST_LABEL}",
                 f"{plane.min()} to {plane.max()} in slice {index}",
-                "Is it a label map?",
+                "Give label maps, not images.",
             )
         labels[index] = plane
         if plane.dtype != np.uint8 and np.any(labels[index] != plane):

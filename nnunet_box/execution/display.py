@@ -84,21 +84,26 @@ def task_table(workspace: Workspace, progress: Walk, at_once: int = 1) -> Table:
     from rich.table import Table
 
     each, _ = seconds_left(workspace, progress.tasks, progress.states, at_once)
-    table = Table("task", "state", "epoch", "time left", title=counts(progress.states), caption_justify="left")
+    table = Table(
+        "task", "state", "epoch", "loss", "Dice", "time left", title=counts(progress.states), caption_justify="left"
+    )
     together = _together(workspace, progress, at_once)
     table.caption = together.removeprefix("; ") or None
     for task in progress.tasks:
         state = progress.states[task.name]
         left = each.get(task.name)
         told = "" if left is None or state in ("failed", "blocked") else duration_text(left)
-        table.add_row(task.name, f"[{STYLES[state]}]{state}[/]", _epoch(workspace, task), told)
+        table.add_row(task.name, f"[{STYLES[state]}]{state}[/]", *_training(workspace, task), told)
     return table
 
 
-def _epoch(workspace: Workspace, task: Task) -> str:
+def _training(workspace: Workspace, task: Task) -> tuple[str, str, str]:
+    """Epochs, and loss and Dice of the last one, as far as they are known."""
     if task.settings is None:
-        return ""
+        return "", "", ""
     far = how_far(workspace.fold(task.settings.model, task.settings.fold), task.settings)
     if not far.epochs:
-        return ""
-    return f"{far.epochs} of {far.most}" if far.most is not None else f"{far.epochs}"
+        return "", "", ""
+    epochs = f"{far.epochs} of {far.most}" if far.most is not None else f"{far.epochs}"
+    loss, dice = ("" if value is None else f"{value:.3f}" for value in (far.loss, far.dice))
+    return epochs, loss, dice

@@ -36,6 +36,7 @@ from nnunet_box.planning.plan import Plan
 from nnunet_box.progress import say, track
 from nnunet_box.temporary import sweep_left
 from nnunet_box.training.settings import TrainingSettings
+from nnunet_box.training.trackers import TrackedRun, make_trackers
 from nnunet_box.training.trainer import WEIGHTS, Trainer
 from nnunet_box.workspace import Workspace
 
@@ -107,12 +108,27 @@ def _train_and_validate(
         if not (weights.is_file() and _content(folder / TRAINED) == trained):
             if not (folder / "checkpoint").exists():
                 write_text(folder / RUN, run)
-            Trainer(plan, store, fold, folder, settings, before).run(resume)
+            trackers = make_trackers(settings.trackers, _tracked_run(workspace, plan, settings, run))
+            Trainer(plan, store, fold, folder, settings, before, trackers).run(resume)
             write_text(folder / TRAINED, trained)
         _keep_predictions_of(folder, f"{trained} {sha256(weights)}")
         validate_fold(dataset, plan, fold, settings, weights, previous)
         if (folder / "checkpoint").exists():
             remove_folder(folder / "checkpoint")
+
+
+def _tracked_run(workspace: Workspace, plan: Plan, settings: TrainingSettings, run: str) -> TrackedRun:
+    return TrackedRun(
+        dataset=plan.dataset,
+        model=settings.model,
+        fold=settings.fold,
+        folder=workspace.fold(settings.model, settings.fold),
+        shared=workspace.logs,
+        key=run,
+        settings=asdict(settings),
+        plan=plan.configuration_of(settings.configuration).model_dump(mode="json"),
+        labels={value: name for value, name in plan.labels.items() if value},
+    )
 
 
 def fold_is_done(

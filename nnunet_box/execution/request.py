@@ -11,7 +11,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nnunet_box.errors import InvalidData
 from nnunet_box.files import read_json
-from nnunet_box.training.settings import TrainingSettings
+from nnunet_box.training.settings import HOW_IT_RUNS, TrainingSettings
+
+LISTS = ("variants", "trackers")
+"""Settings that are tuples, which JSON has not."""
 
 
 class Request(BaseModel):
@@ -41,7 +44,7 @@ class Request(BaseModel):
         return cls(
             configurations=None if configurations is None else tuple(configurations),
             folds=None if folds is None else tuple(folds),
-            settings=kept | {"variants": list(settings.variants)},
+            settings=kept | {name: list(kept[name]) for name in LISTS},
             shared_seconds=settings.budget_seconds,
         )
 
@@ -53,15 +56,20 @@ class Request(BaseModel):
         """
         if self.shared_seconds is None:
             return self
-        if before is not None and before.model_copy(update={"budget_seconds": None}) == self:
-            return before
+        if before is not None and before._asked() == self._asked():
+            return self.model_copy(update={"budget_seconds": before.budget_seconds})
         share = self.shared_seconds * min(at_once, networks) / networks
         return self.model_copy(update={"budget_seconds": round(share, 3)})
 
     def training(self, configuration: str, fold: int) -> TrainingSettings:
         """The settings of one network."""
-        values = self.settings | {"variants": tuple(self.settings.get("variants", ()))}
+        values = self.settings | {name: tuple(self.settings.get(name, ())) for name in LISTS}
         return TrainingSettings(configuration, fold, **values | {"budget_seconds": self.budget_seconds})
+
+    def _asked(self) -> dict[str, Any]:
+        """What a rerun has to ask for as well to be the same one, wherever and however it runs."""
+        settings = {name: value for name, value in self.settings.items() if name not in HOW_IT_RUNS}
+        return self.model_dump(exclude={"budget_seconds"}) | {"settings": settings}
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -96,6 +104,7 @@ def training_arguments(settings: TrainingSettings) -> list[str]:
         ("--budget", None if settings.budget_seconds is None else f"{settings.budget_seconds:.3f}s", None),
         ("--device", settings.device, TrainingSettings.device),
         ("--workers", settings.workers, None),
+        ("--tracker", ",".join(settings.trackers), ""),
         ("--checkpoint-every", f"{settings.checkpoint_seconds:g}s", f"{TrainingSettings.checkpoint_seconds:g}s"),
     ]
     found = [word for name, value, default in values if value not in (None, default) for word in (name, str(value))]

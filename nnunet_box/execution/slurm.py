@@ -63,6 +63,19 @@ def queue() -> dict[str, Job]:
     return found
 
 
+def queue_if_any() -> dict[str, Job]:
+    """As ``queue``, for a look at the scripts alone; nothing where there is no Slurm, or none that answers, which is
+    said.
+    """
+    if shutil.which("squeue") is None:
+        return {}
+    try:
+        return queue()
+    except NnboxError as error:
+        say(f"Jobs that were submitted before are not known: {error}")
+        return {}
+
+
 def steps(workspace: Workspace, tasks: Sequence[Task], known: Mapping[str, Job]) -> list[Step]:
     """What is not done of a graph, in its order. A job that waits for a task that has to be submitted is submitted
     again itself: what it waits for will never be.
@@ -205,11 +218,6 @@ def remarks(
     return told
 
 
-def is_there() -> bool:
-    """Whether this machine has Slurm's commands."""
-    return shutil.which("squeue") is not None
-
-
 def _slurm(command: list[str], text: str | None = None) -> str:
     if shutil.which(command[0]) is None:
         raise NnboxError(
@@ -223,7 +231,9 @@ def _slurm(command: list[str], text: str | None = None) -> str:
             command, input=text, capture_output=True, text=True, env=environment, timeout=TIMEOUT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise NnboxError(f"{command[0]} gave no answer in {TIMEOUT_SECONDS} s.") from error
+        raise NnboxError(
+            f"{command[0]} gave no answer in {TIMEOUT_SECONDS} s: see that Slurm runs (scontrol ping)."
+        ) from error
     if ended.returncode:
         words = " ".join(ended.stderr.split()) or f"it ended with {ended.returncode}."
         raise NnboxError(f"Slurm refused ({command[0]}): {words}")

@@ -82,7 +82,7 @@ def parse_option(text: str) -> SlurmOption:
             f"train:--name=value; kinds are {', '.join(kinds)}."
         )
     if found["name"] in OUR_OWN:
-        raise UsageError(f"--slurm-option {text}: {found['name']} is set by the order of the tasks.")
+        raise UsageError(f"--slurm-option {text}: {found['name']} is set by the order of the tasks; leave it out.")
     return SlurmOption(kind, found["option"])
 
 

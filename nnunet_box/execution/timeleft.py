@@ -2,56 +2,43 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_box.execution.graph import Task
 from nnunet_box.execution.records import State
-from nnunet_box.training.run_log import LOG
+from nnunet_box.training.run_log import LOG, epoch_seconds, read_log
 from nnunet_box.training.schedule import MOST_EPOCHS
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.workspace import Workspace
 
-RECENT_EPOCHS = 20
-
 
 @dataclass(frozen=True)
 class Far:
-    """epochs done; most: at most so many, None in a budget. seconds: spent. left: seconds, None where unknown."""
+    """epochs done; most: at most so many, None in a budget. seconds: spent. left: seconds, None where unknown. loss,
+    dice: of the last epoch, the latter a mean over classes of validation patches; None where unknown.
+    """
 
     epochs: int
     most: int | None
     seconds: float
     left: float | None
+    loss: float | None = None
+    dice: float | None = None
 
 
 def how_far(folder: Path, settings: TrainingSettings) -> Far:
     """Of one training, from its ``log.jsonl``. An upper bound where the paper's rule may end it earlier."""
-    seconds = _epochs(folder / LOG)
-    spent = sum(seconds)
+    epochs = read_log(folder / LOG)
+    spent = sum(line.seconds or 0.0 for line in epochs)
+    loss = epochs[-1].loss if epochs else None
+    dice = next((line.validation_dice for line in reversed(epochs) if line.validation_dice is not None), None)
     if settings.budget_seconds is not None:
-        return Far(len(seconds), None, spent, max(0.0, settings.budget_seconds - spent))
+        return Far(len(epochs), None, spent, max(0.0, settings.budget_seconds - spent), loss, dice)
     most = settings.epochs or MOST_EPOCHS
-    recent = seconds[-RECENT_EPOCHS:]
-    left = sum(recent) / len(recent) * (most - len(seconds)) if recent else None
-    return Far(len(seconds), most, spent, left)
-
-
-def _epochs(log: Path) -> list[float]:
-    """Seconds of each epoch; a line that is being written does not count."""
-    found = []
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            found.append(float(json.loads(line)["seconds"]))
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
+    each = epoch_seconds(epochs)
+    return Far(len(epochs), most, spent, None if each is None else each * (most - len(epochs)), loss, dice)
 
 
 def seconds_left(

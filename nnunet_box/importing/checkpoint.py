@@ -188,4 +188,6 @@ def _is_duplicate(key: str, last_head: int) -> bool:
 
 
 def _of_another(checkpoint: Checkpoint, expected: str, found: str) -> InvalidData:
-    return InvalidData(checkpoint.file, expected, found, "Is this the checkpoint of this folder's plans.json?")
+    return InvalidData(
+        checkpoint.file, expected, found, "Put the checkpoint back beside the plans.json it was trained with."
+    )

@@ -174,5 +174,8 @@ def _joint_plan(read: Sequence[TrainedFolder]) -> Plan:
                 )
             for name, configuration in one.plan.configurations.items():
                 if configurations.setdefault(name, configuration) != configuration:
-                    raise UsageError(f"{one.folder}: its {name} is planned otherwise than another folder's.")
+                    raise UsageError(
+                        f"{one.folder}: its {name} is planned otherwise than another folder's; name models "
+                        "of one plans.json."
+                    )
     return first.model_copy(update={"configurations": configurations})

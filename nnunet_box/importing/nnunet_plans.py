@@ -124,7 +124,9 @@ def read_plans(folder: Path) -> NnunetPlans:
     if not file.is_file():
         for old in OLD_FILES:
             if (folder / old).is_file():
-                raise InvalidData(folder / old, "a model of nnU-Net 2", "plans of nnU-Net 1", "Those are not imported.")
+                raise InvalidData(
+                    folder / old, "a model of nnU-Net 2", "plans of nnU-Net 1", f"Those are not imported. {RETRAIN}"
+                )
         advice = "Give the folder TRAINER__PLANS__CONFIGURATION that nnUNetv2_train made, not one above or below it."
         raise InvalidData(file, "nnU-Net v2's plans", "no such file", advice)
     values = _json_object(file)
@@ -176,7 +178,7 @@ def read_dataset(folder: Path) -> NnunetDataset:
     whole = [value for value in named.values() if isinstance(value, int) and not isinstance(value, bool)]
     if sorted(whole) != list(range(len(named))) or labels.get("background") != 0 or len(named) < 2:
         expected = "labels 0 (background), 1, 2, ... without gaps"
-        raise InvalidData(file, expected, f"{labels}", "nnU-Net demands them so too; is this its own file?")
+        raise InvalidData(file, expected, f"{labels}", "Restore the file from the training's results.")
     names = tuple(str(channels[str(index)]) for index in range(len(channels)))
     return NnunetDataset(channel_names=names, labels={value: name for name, value in named.items()})
 

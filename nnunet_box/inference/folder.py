@@ -151,7 +151,7 @@ def check_cases(cases: Sequence[SourceCase], source: Path) -> None:
     InvalidData: no cases; two of one name; two whose predictions would have one name.
     """
     if not cases:
-        raise InvalidData(source, "cases to predict", "none", "Is it the folder of the test cases?")
+        raise InvalidData(source, "cases to predict", "none", "Give the folder of the test cases.")
     for what, names in (("case", [case.id for case in cases]), ("output file", [case.output_name for case in cases])):
         name, count = Counter(names).most_common(1)[0]
         if count > 1:
@@ -289,7 +289,7 @@ def _predicted(
 def _read(case: SourceCase, channels: int) -> tuple[NDArray[np.float32], Geometry]:
     try:
         if len(case.channels) != channels:
-            fix = "Is this the bundle for these images?"
+            fix = "Give the bundle that was made for such images."
             raise InvalidData(case.reference_file, f"{channels} channels a case", f"{len(case.channels)}", fix)
         for channel in case.channels:
             check_image_file(channel.path)

@@ -102,13 +102,13 @@ def _places(job: Job, contract: Contract | None) -> tuple[str, Path, Path]:
     if job.output is not None and is_volume(job.output):
         return "files", Path(), job.output.parent
     if contract is not None and contract.layout == "files" and not job.inputs:
-        raise UsageError("--input FILE for each channel, in order or as CHANNEL=FILE, and --output FILE.nii.gz.")
+        raise UsageError("Give --input FILE for each channel, in order or as CHANNEL=FILE, and --output FILE.nii.gz.")
     if len(job.inputs) > 1:
         raise UsageError(
             "Several --input are the channels of one case; then --output is a file, such as labels.nii.gz."
         )
     if output is None or (contract is None and not job.inputs):
-        raise UsageError("--bundle, --input and --output; an image knows them from its profile.")
+        raise UsageError("Give --bundle, --input and --output; an image knows them from its profile.")
     layout = "folder" if contract is None or contract.layout == "files" else contract.layout
     return layout, Path(job.inputs[0] if job.inputs or contract is None else contract.input), output
 
@@ -121,7 +121,7 @@ def _bundle_folder(contract: Contract | None) -> Path:
     UsageError: nobody names one. InvalidData: what is mounted is no bundle, or neither is there.
     """
     if contract is None:
-        raise UsageError("--bundle FOLDER.")
+        raise UsageError("Give --bundle FOLDER, the model.")
     inside, mounted = Path(contract.bundle), Path(contract.model) if contract.model is not None else None
     if mounted is not None and mounted.is_dir() and any(mounted.iterdir()):
         if not (mounted / BUNDLE_FILE).is_file():
@@ -157,7 +157,7 @@ def _named_files(job: Job, bundle: Bundle) -> SourceCase:
             raise UsageError(f"--input {word}: one file for each of {', '.join(bundle.channel_names)}.")
         given[index] = Path(path if named else word)
     if sorted(given) != list(range(len(names))):
-        raise UsageError(f"--input once for each of {', '.join(bundle.channel_names)}; given {len(given)}.")
+        raise UsageError(f"Give --input once for each of {', '.join(bundle.channel_names)}; given {len(given)}.")
     case = strip_suffix(given[0])
     files = tuple(ChannelFile(given[index]) for index in sorted(given))
     return SourceCase(case, case, files, output_name=job.output.name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunet_box.errors import InvalidData, NnboxError
 
-MOUNT = "In a container it is a mount: docker run -v"
+MOUNT = "Name the right folder; in a container, mount it: docker run -v"
 
 
 def this_user() -> str:
@@ -26,9 +26,7 @@ def check_readable(folder: Path) -> None:
     expected = "a folder with test data"
     try:
         if not any(folder.iterdir()):
-            raise InvalidData(
-                folder, expected, "an empty folder", f"Is it the right one? {MOUNT} TEST_FOLDER:{folder}:ro."
-            )
+            raise InvalidData(folder, expected, "an empty folder", f"{MOUNT} TEST_FOLDER:{folder}:ro.")
     except FileNotFoundError as error:
         raise InvalidData(folder, expected, "no such folder", f"{MOUNT} TEST_FOLDER:{folder}:ro.") from error
     except NotADirectoryError as error:

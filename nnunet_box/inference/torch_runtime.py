@@ -30,7 +30,9 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise UsageError(f"--device {name}: auto, cpu, cuda or cuda:<index>.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices.")
+        raise UsageError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; nnbox doctor says why."
+        )
     return device
 
 

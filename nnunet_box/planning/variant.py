@@ -61,7 +61,7 @@ def recipe(variants: Iterable[str]) -> Recipe:
             raise UsageError(f"--variant {name}: there are {', '.join(VARIANTS)}.")
         for key, value in VARIANTS[name].items():
             if key in changed and getattr(chosen, key) != value:
-                raise UsageError(f"--variant {name} and {changed[key]} exclude each other.")
+                raise UsageError(f"--variant {name} and {changed[key]} exclude each other; leave one out.")
             changed[key] = name
             chosen = replace(chosen, **{key: value})
     return chosen

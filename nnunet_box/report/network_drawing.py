@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nnunet_box.planning.plan import Configuration
 
-STEP, LEVEL, TOP = 74, 62, 30
+STEP, LEVEL, TOP, GAP = 88, 58, 26, 22
 BAR_LEAST, BAR_MOST = 26, 52
 """Height of a stage's bar: the coarser its grid, the lower."""
 
@@ -75,7 +75,14 @@ def draw_network(configuration: Configuration, inputs: int, classes: int) -> Dra
     description = (
         f"U-Net from {inputs} channel{'s' * (inputs > 1)} to {classes} classes; stages of the encoder: {chain}."
     )
-    return Drawing(columns * STEP + 8, TOP + (depth + 1) * LEVEL + 14, tuple(stages), tuple(arrows), skips, description)
+    return Drawing(
+        columns * STEP - GAP + 16,
+        TOP + depth * LEVEL + BAR_LEAST + 16,
+        tuple(stages),
+        tuple(arrows),
+        skips,
+        description,
+    )
 
 
 def _stage(
@@ -89,7 +96,7 @@ def _stage(
     height = BAR_MOST - (BAR_MOST - BAR_LEAST) * (level / max(1, depth))
     kernel = _text(configuration.conv_kernel_sizes[level])
     return Stage(
-        column * STEP + 8, TOP + level * LEVEL, STEP - 26, height, features[level], _text(sizes[level]), kernel
+        column * STEP + 8, TOP + level * LEVEL, STEP - GAP, height, features[level], _text(sizes[level]), kernel
     )
 
 

@@ -27,6 +27,7 @@
     width,
     height: 260,
     marginLeft: 48,
+    marginBottom: 42,
     style: { background: "transparent", color: "currentColor", fontSize: "12px" },
     ...more,
   });
@@ -85,7 +86,7 @@
     distribution: (width) => {
       const model = chosen.value;
       const points = Object.entries(data.scores[model]).flatMap(([id, values]) => data.structures
-        .map(({ label, name }, at) => ({ id, label, name, value: values[at] }))
+        .map(({ label, name }, at) => ({ id, label, name, value: values[1 + at] }))
         .filter((point) => point.value !== null));
       return [spread(width, points, { label: "Dice", domain: [0, 1] })];
     },
@@ -112,9 +113,14 @@
     const caption = figure.querySelector("figcaption").textContent.trim().replace(/\s+/g, " ");
     for (const part of parts) {
       if (part.nodeType !== Node.ELEMENT_NODE) continue;
-      const picture = part.matches("svg") ? part : null;
-      picture?.setAttribute("role", "img");
-      picture?.setAttribute("aria-label", `Chart: ${caption}`);
+      if (!part.matches("svg")) continue;
+      part.setAttribute("role", "img");
+      part.setAttribute("aria-label", `Chart: ${caption}`);
+      // Plot names its marks; within a picture that has a name they may not have one.
+      for (const mark of part.querySelectorAll("[aria-label]")) {
+        mark.dataset.mark = mark.getAttribute("aria-label");
+        mark.removeAttribute("aria-label");
+      }
     }
     place.replaceChildren(...parts);
   }
@@ -188,10 +194,8 @@
       const scores = data.scores[chosen.value];
       document.getElementById("table-model").textContent = chosen.value;
       for (const row of rows) {
-        const values = scores[row.dataset.case] ?? data.structures.map(() => null);
-        const known = values.filter((value) => value !== null);
-        show(row.cells[3], known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null);
-        values.forEach((value, at) => show(row.cells[4 + at], value));
+        const values = scores[row.dataset.case] ?? [null, ...data.structures.map(() => null)];
+        values.forEach((value, at) => show(row.cells[3 + at], value));
       }
       sort();
       filter();

@@ -148,7 +148,7 @@ def report_page(facts: Facts, pictures: Mapping[str, Sequence[Plane]], bundle_fo
 
 
 def chart_data(facts: Facts) -> dict[str, Any]:
-    """What the charts are drawn from."""
+    """What the charts are drawn from. scores: of each case its mean, then the Dice of each structure."""
     labels = facts.dataset.foreground_labels
     curves: dict[str, list[dict[str, Any]]] = {}
     for run in facts.runs:
@@ -160,7 +160,10 @@ def chart_data(facts: Facts) -> dict[str, Any]:
         "histograms": [histogram.model_dump(mode="json") for histogram in facts.cohort.histograms],
         "curves": curves,
         "scores": {
-            scored.name: {case: [_rounded(dice.get(label)) for label in labels] for case, dice in scored.cases.items()}
+            scored.name: {
+                case: [_rounded(value) for value in (scored.mean_of(case), *(dice.get(label) for label in labels))]
+                for case, dice in scored.cases.items()
+            }
             for scored in facts.scores
         },
     }

@@ -10,7 +10,7 @@ from nnunet_box.planning.variant import model_name
 BATCHES_AN_EPOCH = 250
 
 
-HOW_IT_RUNS = ("device", "workers", "checkpoint_seconds", "full_precision", "compiled")
+HOW_IT_RUNS = ("device", "workers", "checkpoint_seconds", "full_precision", "compiled", "trackers")
 """Settings that leave a run what it is."""
 
 
@@ -19,7 +19,7 @@ class TrainingSettings:
     """One run. variants: named departures from the paper's recipe. epochs: at most so many, 1000 by default.
     budget_seconds: fit the run into this time instead. workers: processes that make batches, None chooses.
     checkpoint_seconds: least time between two checkpoints. full_precision: float32 alone, on a GPU too. compiled: on a
-    GPU the network is compiled where that is possible.
+    GPU the network is compiled where that is possible. trackers: who is told of its epochs.
     """
 
     configuration: str
@@ -34,6 +34,7 @@ class TrainingSettings:
     checkpoint_seconds: float = 60.0
     full_precision: bool = False
     compiled: bool = True
+    trackers: tuple[str, ...] = ()
 
     @property
     def model(self) -> str:

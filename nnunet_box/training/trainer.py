@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from nnunet_box.cpus import usable_threads
 from nnunet_box.dataset.splits import Fold
 from nnunet_box.disk import tell_if_tight
-from nnunet_box.errors import InvalidData, NnboxError, UsageError
+from nnunet_box.errors import NnboxError, UsageError
 from nnunet_box.inference.torch_runtime import choose_device
 from nnunet_box.interrupts import Interrupted, patient
 from nnunet_box.network.unet import UNet, for_device
@@ -25,28 +25,18 @@ from nnunet_box.progress import say
 from nnunet_box.temporary import recover_replaced
 from nnunet_box.training.acceleration import Acceleration, room_for_cases
 from nnunet_box.training.batches import NO_AUGMENTATION, TRAINING, VALIDATION, BatchSource, Key, batch_loader
-from nnunet_box.training.budget import (
-    FEW_UPDATES,
-    SMALLEST_BATCH,
-    batch_size_for,
-    batches_an_epoch,
-    seconds_a_sample,
-)
-from nnunet_box.training.checkpoint import (
-    AGAIN,
-    STATE,
-    checkpoint_state,
-    load_checkpoint,
-    restored,
-    save_checkpoint,
-    save_weights,
-    training_bytes,
-)
+from nnunet_box.training.checkpoint import load_checkpoint, save_checkpoint, save_weights, training_bytes
+from nnunet_box.training.fitting import fit_to_budget
 from nnunet_box.training.optimisation import CLIP_NORM, clips, make_optimiser
-from nnunet_box.training.run_log import LOG, Progress, write_log
+from nnunet_box.training.peek import Peek
+from nnunet_box.training.run_log import LOG, Epoch, Progress, epoch_seconds, write_log
 from nnunet_box.training.schedule import BudgetSchedule
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.step import TrainingStep
+from nnunet_box.training.trackers import Tracker, tracked
+from nnunet_box.training.unfinished import unfinished_run
+from nnunet_box.training.validation import patch_dice
+from nnunet_box.training.watching import Moment, PlainLines, RunFacts, Show, Watch, shown
 
 VALIDATION_SHARE = 5
 """One validation batch for every five training batches: 50 for 250 (authors' code of April 2019)."""
@@ -65,10 +55,19 @@ class Trainer:
     ----------
     folder: the fold's; receives ``weights.safetensors``, ``checkpoint/`` and ``log.jsonl``.
     store: the configuration's case store. fold: case ids. before: a cascade's store of the first stage's label maps.
+    trackers: told of each epoch. show: makes what a person sees. Neither changes a result.
     """
 
     def __init__(
-        self, plan: Plan, store: Path, fold: Fold, folder: Path, settings: TrainingSettings, before: Path | None = None
+        self,
+        plan: Plan,
+        store: Path,
+        fold: Fold,
+        folder: Path,
+        settings: TrainingSettings,
+        before: Path | None = None,
+        trackers: Sequence[Tracker] = (),
+        show: Show = shown,
     ) -> None:
         self.plan, self.store, self.fold, self.folder, self.settings = plan, store, fold, folder, settings
         self.configuration = plan.configuration_of(settings.configuration)
@@ -93,7 +92,14 @@ class Trainer:
         self.interval = settings.checkpoint_seconds
         self.check: Callable[[], None] = lambda: None
         """Raises ``Interrupted`` where a signal asked for the end."""
+        self.track: Callable[[Epoch], None] = lambda line: None
         self.step = TrainingStep(self.network, self.device, self.recipe.loss, batch_dice, acceleration)
+        self.trackers, self.show = trackers, show
+        self.watch: Watch = PlainLines(self.facts())
+        self.peek = Peek(self.device)
+        self.has_checkpoint = False
+        self.update_seconds: float | None = None
+        """What the updates of the epoch that has begun took; None until they are done."""
 
     @property
     def checkpoint(self) -> Path:
@@ -115,48 +121,38 @@ class Trainer:
                 )
             self._restore()
         elif self.settings.budget_seconds is not None:
-            self._fit_to_budget(self.settings.budget_seconds)
+            assert isinstance(self.schedule, BudgetSchedule)
+            self.progress = fit_to_budget(
+                self.plan, self.settings.configuration, self.step, self.schedule, self.progress
+            )
         weights = self.folder / WEIGHTS
         tell_if_tight(self.folder, training_bytes(self.network), f"Training {self.settings.model}")
         with patient("training ends after this batch and its checkpoint; once more ends it at once") as self.check:
-            self._epochs()
-            save_weights(weights, self.network)
-            self.check()
+            history = self.progress.history
+            with self.show(self.facts(), history) as self.watch, tracked(self.trackers, history) as self.track:
+                self._epochs()
+                save_weights(weights, self.network)
+                self.check()
         return weights
 
-    def _fit_to_budget(self, seconds: float) -> None:
-        """Measure the machine, choose batch size and epoch length; the time this takes counts as spent."""
-        started = time.monotonic()
-        size = (self.inputs, *self.configuration.patch_size)
-        state = {name: value.clone() for name, value in self.network.state_dict().items()}
-
-        def step(samples: int) -> None:
-            image = torch.zeros((samples, *size), device=self.device)
-            labels = torch.zeros((samples, *size[1:]), dtype=torch.int64, device=self.device)
-            self.step.loss(image, labels).backward()  # type: ignore[no-untyped-call]
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-
-        # A GPU has room for the plan's batch, and other sizes would be compiled for nothing.
-        on_cpu = self.device.type == "cpu"
-        sample_seconds = seconds_a_sample(step, SMALLEST_BATCH if on_cpu else self.configuration.batch_size)
-        self.network.zero_grad(set_to_none=True)
-        self.network.load_state_dict(state)
-        batch = batch_size_for(seconds, sample_seconds, self.configuration.batch_size)
-        length = batches_an_epoch(seconds, sample_seconds * batch, self.settings.batches_per_epoch)
-        self.progress = replace(self.progress, batch_size=batch, batches_per_epoch=length)
-        assert isinstance(self.schedule, BudgetSchedule)
-        self.schedule.spent += time.monotonic() - started
-        updates = max(0, int((seconds - self.schedule.spent) / (sample_seconds * batch)))
-        say(
-            f"Budget {seconds / 60:.1f} min: about {updates} updates, batches of {batch} (planned "
-            f"{self.configuration.batch_size}), {sample_seconds * batch:.2f} s each"
+    def facts(self) -> RunFacts:
+        """What a person is shown of the run beside its epochs."""
+        return RunFacts(
+            dataset=self.plan.dataset,
+            model=self.settings.model,
+            fold=self.settings.fold,
+            device=f"{self.device}",
+            batch_size=self.progress.batch_size,
+            labels={value: name for value, name in self.plan.labels.items() if value},
+            batches=self.progress.batches_per_epoch,
+            checks=self._checks(),
+            epochs=None if isinstance(self.schedule, BudgetSchedule) else self.schedule.most_epochs,
         )
-        if updates < FEW_UPDATES:
-            say(
-                f"So few updates teach little. Give more time, or plan smaller patches: nnbox plan {self.plan.dataset} "
-                f"--memory-gb {self.plan.memory_gb / 4:g} (this plan: {self.plan.memory_gb:g})"
-            )
+
+    def _checks(self) -> int:
+        """Validation batches an epoch has."""
+        share = BUDGET_VALIDATION_SHARE if isinstance(self.schedule, BudgetSchedule) else VALIDATION_SHARE
+        return max(1, self.progress.batches_per_epoch // share)
 
     def _source(self, purpose: int) -> BatchSource:
         validation = purpose == VALIDATION
@@ -181,9 +177,7 @@ class Trainer:
         return min(8, cores) if self.device.type == "cuda" else min(2, cores - 1)
 
     def _epochs(self) -> None:
-        length = self.progress.batches_per_epoch
-        share = BUDGET_VALIDATION_SHARE if isinstance(self.schedule, BudgetSchedule) else VALIDATION_SHARE
-        checks = max(1, length // share)
+        length, checks = self.progress.batches_per_epoch, self._checks()
         batches = batch_loader(
             [self._source(purpose) for purpose in (TRAINING, VALIDATION)],
             self._keys(length, checks),
@@ -196,8 +190,9 @@ class Trainer:
         while not self.schedule.finished:
             self.started = time.monotonic() - self.progress.epoch_seconds
             loss = self._train_epoch(batches, length)
-            overlap = self._validate_epoch(batches, checks)
-            self._end_epoch(loss, overlap, time.monotonic() - self.started)
+            dice = self._validate_epoch(batches, checks)
+            self.progress.epoch_seconds = time.monotonic() - self.started
+            self._end_epoch(loss, dice)
             self._pause()
 
     def _pause(self) -> None:
@@ -238,6 +233,7 @@ class Trainer:
                 clock = now
                 if self.schedule.finished:
                     break
+            self.watch.batch(self._moment)
             self._pause()
         mean = float(torch.stack(self.losses).mean())
         if mean != mean:
@@ -245,58 +241,59 @@ class Trainer:
                 f"{self.folder}: the training loss is not a number in epoch {self.progress.epoch}. "
                 "Check the intensities with nnbox check; --resume continues from the last checkpoint."
             )
+        self.update_seconds = time.monotonic() - self.started
         return mean
 
-    @torch.inference_mode()
-    def _validate_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], count: int) -> float:
-        """Foreground Dice over pooled voxels of a few validation patches: an estimate, for the log and the person
-        watching.
-        """
+    def _validate_epoch(self, batches: Iterator[tuple[Tensor, Tensor]], count: int) -> dict[int, float | None]:
+        """As ``patch_dice``; empty where a budget has ended."""
         if self.schedule.finished and isinstance(self.schedule, BudgetSchedule):
-            return float("nan")
+            return {}
         started = time.monotonic()
-        self.network.eval()
-        classes = len(self.plan.labels)
-        counts = torch.zeros((classes, 3), dtype=torch.float64, device=self.device)
-        for image, labels in itertools.islice(batches, count):
+
+        def before(number: int) -> None:
+            self.watch.batch(partial(self._moment, checked=number))
             self._pause()
-            predicted = self.step.labels_of(image)
-            for value in range(1, classes):
-                truth, guess = labels == value, predicted == value
-                counts[value] += torch.stack([(truth & guess).sum(), truth.sum(), guess.sum()])
-        counts = counts[1:].cpu()
+
+        dice = patch_dice(self.step, itertools.islice(batches, count), len(self.plan.labels), before)
         if isinstance(self.schedule, BudgetSchedule):
             self.schedule.spent += time.monotonic() - started
-        both = counts[:, 1] + counts[:, 2]
-        dice = 2 * counts[:, 0] / both
-        return float(dice[both > 0].mean()) if bool((both > 0).any()) else float("nan")
+        return dice
 
-    def _end_epoch(self, loss: float, overlap: float, seconds: float) -> None:
+    def _end_epoch(self, loss: float, dice: dict[int, float | None]) -> None:
         rate = self.schedule.rate
         self.schedule.end_epoch(loss)
-        self.progress.epoch += 1
-        self.progress.seconds += seconds
-        self.progress.epoch_seconds = 0.0
+        line = self.progress.end_epoch(loss, dice, rate, len(self.losses), self.update_seconds or 0.0, time.time())
         self.losses.clear()
-        line = {
-            "epoch": self.progress.epoch,
-            "loss": loss,
-            "validation_dice": overlap,
-            "rate": rate,
-            "seconds": seconds,
-        }
-        self.progress.history.append(line)
+        self.update_seconds = None
         write_log(self.folder / LOG, self.progress.history)
-        say(
-            f"{self.settings.model} fold {self.settings.fold} epoch {self.progress.epoch}: loss {loss:.4f}, "
-            f"validation Dice {overlap:.3f}, rate {rate:.1e}, {self._time_left(seconds)}"
+        self.watch.epoch(line, self._seconds_left())
+        self.track(line)
+
+    def _moment(self, checked: int = 0) -> Moment:
+        """Where the run is. checked: validation batches of the epoch that has begun."""
+        spent = time.monotonic() - self.started
+        done, seconds = len(self.losses), spent if self.update_seconds is None else self.update_seconds
+        return Moment(
+            epoch=self.progress.epoch + 1,
+            done=done + checked,
+            loss=self.peek.mean(self.losses),
+            rate=self.schedule.rate,
+            batches_per_second=done / seconds if seconds > 0 else None,
+            checkpoint_age=time.monotonic() - self.saved if self.has_checkpoint else None,
+            seconds_left=self._seconds_left(spent, done + checked),
         )
 
-    def _time_left(self, seconds: float) -> str:
+    def _seconds_left(self, spent: float = 0.0, done: int = 0) -> float | None:
+        """Of the run: an upper bound where the paper's rule may end it earlier, a guess in its first epoch. spent:
+        seconds in the epoch that has begun, in which it did so many batches.
+        """
         if isinstance(self.schedule, BudgetSchedule):
-            return f"{max(0.0, self.schedule.seconds - self.schedule.spent) / 60:.1f} min left"
+            return max(0.0, self.schedule.seconds - self.schedule.spent)
+        each = epoch_seconds(self.progress.history)
+        if each is None and done:
+            each = spent / done * (self.progress.batches_per_epoch + self._checks())
         epochs = self.schedule.most_epochs - self.schedule.epochs_done
-        return f"at most {epochs * seconds / 3600:.1f} h left"
+        return None if each is None else max(0.0, each * epochs - spent)
 
     def _save(self) -> None:
         began = time.monotonic()
@@ -308,31 +305,14 @@ class Trainer:
             "progress": asdict(self.progress),
         }
         save_checkpoint(self.checkpoint, self.network, self.optimizer, state)
-        self.saved = time.monotonic()
+        self.saved, self.has_checkpoint = time.monotonic(), True
         asked = self.settings.checkpoint_seconds
         self.interval = max(asked, min((self.saved - began) / SAVES_AT_MOST, MOST_INTERVALS * asked))
 
     def _restore(self) -> None:
-        state = checkpoint_state(self.checkpoint)
-        if state.get("settings") != self.settings.identity():
-            raise UsageError(
-                f"{self.checkpoint} is of a run with other settings ({state.get('settings')}); use them, or --restart."
-            )
-        schedule = restored(dict[str, Any], state.get("schedule"), self.checkpoint, "schedule")
-        if ("seconds" in schedule) != isinstance(self.schedule, BudgetSchedule):
-            raise UsageError(
-                f"{self.checkpoint}: one of the two runs has a --budget and the other none; use the same, or --restart."
-            )
-        # A longer run than first asked for is a fair wish.
-        asked = {
-            name: value for name, value in asdict(self.schedule).items() if name in ("most_epochs", "seconds", "peak")
-        }
-        self.schedule = restored(type(self.schedule), schedule | asked, self.checkpoint, "schedule")
-        self.progress = restored(Progress, state.get("progress"), self.checkpoint, "progress")
-        if len(self.progress.losses) > self.progress.batches_per_epoch:
-            expected = f"losses of at most {self.progress.batches_per_epoch} batches"
-            raise InvalidData(self.checkpoint / STATE, expected, f"{len(self.progress.losses)}", AGAIN)
+        self.schedule, self.progress = unfinished_run(self.checkpoint, self.settings, self.schedule)
         load_checkpoint(self.checkpoint, self.network, self.optimizer)
+        self.has_checkpoint = True
         write_log(self.folder / LOG, self.progress.history)
         begun = f" and {len(self.progress.losses)} batches" if self.progress.losses else ""
         say(f"Continuing after epoch {self.progress.epoch}{begun}")

@@ -206,7 +206,7 @@ def test_a_missing_mask_is_named(source, tmp_path):
         path.unlink()
     recognition = MsLesions().recognise(source)
     assert len(recognition.training) == 7 and "masks of rater 1 only; the challenge has two" in recognition.messages
-    with pytest.raises(InvalidData, match="There is --option rater=1"):
+    with pytest.raises(InvalidData, match="Give --option rater=1"):
         MsLesions(rater="union").recognise(source)
     for path in source.rglob("*_mask1.nii"):
         path.unlink()

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from nnunet_box.cli import evaluate
 from nnunet_box.errors import InvalidData, UsageError
-from nnunet_box.evaluation.comparison import compare, find_label_names, null_undefined, pair_files, read_label_names
+from nnunet_box.evaluation.comparison import compare, find_label_names, pair_files, read_label_names
 from nnunet_box.evaluation.surfels import surfel_distances
+from nnunet_box.files import null_undefined
 
 app = typer.Typer()
 evaluate.register(app)

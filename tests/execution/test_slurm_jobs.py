@@ -429,6 +429,12 @@ def test_the_command_line_submits_and_status_tells(
     code, out, err = nnbox(*chain, "--dry-run")
     assert code == 0 and out.count("sbatch --parsable") == 4, err
     assert fake.submitted() == [] and not (tmp_path / "w" / "tasks").exists()
+    answering = (fake.folder / "squeue").read_text()
+    (fake.folder / "squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
+    code, out, err = nnbox(*chain, "--dry-run")
+    assert code == 0 and out.count("sbatch --parsable") == 4 and "Unable to contact slurm controller" in err
+    assert nnbox(*chain)[0] == 1 and fake.submitted() == []
+    (fake.folder / "squeue").write_text(answering)
     code, out, err = nnbox(*chain, "--slurm-option", "--time=1:00:00")
     assert code == 0 and out.splitlines() == ["101 preprocess", "102 train-2d-0", "103 train-2d-1", "104 select"], err
     assert _directive((fake.folder / "103.sh").read_text(), "--time") == "1:00:00"

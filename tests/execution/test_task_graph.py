@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from nnunet_box.cli import train as train_command
@@ -22,11 +26,13 @@ from nnunet_box.dataset.dataset import Dataset, load_dataset
 from nnunet_box.errors import UsageError
 from nnunet_box.execution import fold as fold_module
 from nnunet_box.execution import local
+from nnunet_box.execution.display import task_table
 from nnunet_box.execution.graph import Task, prepared_graph, task_graph
 from nnunet_box.execution.local import LocalExecutor, Slot, machine_slots
 from nnunet_box.execution.records import last_lines, log_file, read_record, states, task_lock
 from nnunet_box.execution.request import Request, read_request, training_arguments
 from nnunet_box.execution.run_task import command_line, run_task
+from nnunet_box.execution.schedule import Walk
 from nnunet_box.execution.timeleft import how_far, seconds_left
 from nnunet_box.locks import held, holder
 from nnunet_box.training.settings import TrainingSettings
@@ -83,6 +89,7 @@ def test_a_key_changes_with_what_the_result_follows_from(planned: tuple[Workspac
             checkpoint_seconds=5.0,
             full_precision=True,
             compiled=False,
+            trackers=("tensorboard", "mlflow"),
         ),
     ],
 )
@@ -95,6 +102,7 @@ def test_the_command_makes_the_same_settings(settings: TrainingSettings, monkeyp
         return 0.5
 
     monkeypatch.setattr(fold_module, "train_fold", note)
+    monkeypatch.setattr("nnunet_box.training.trackers.PACKAGES", {"tensorboard": (), "mlflow": ()})
     monkeypatch.setattr("nnunet_box.cli.common.open_dataset", lambda *_: (None, type("D", (), {"name": "x"})))
     alone = typer.Typer()
     train_command.register(alone)
@@ -109,8 +117,13 @@ def test_a_budget_is_shared_once_and_for_all(planned: tuple[Workspace, Dataset])
     assert tasks[2].settings is not None and tasks[2].settings.budget_seconds == 66.667
     again = prepared_graph(*planned, request, at_once=1)
     assert again[2].settings == tasks[2].settings, "on another machine it is still the same run"
+    otherwise = Request.of(replace(QUICK, budget_seconds=100.0, workers=1, trackers=("mlflow",)), ["2d"], [0, 1, 2])
+    again = prepared_graph(*planned, otherwise, at_once=1)
+    assert again[2].settings == replace(tasks[2].settings, workers=1, trackers=("mlflow",)), "however it runs"
+    assert again[2].key == tasks[2].key and "--tracker" in again[2].argv
     kept = read_request(planned[0].request)
-    assert kept is not None and kept.shared_seconds == 100.0
+    assert kept is not None and kept.training("2d", 0).trackers == ("mlflow",)
+    assert kept.shared_seconds == 100.0
     other = prepared_graph(*planned, Request.of(replace(QUICK, budget_seconds=50.0), ["2d"], [0, 1]), keep=False)
     assert other[2].settings is not None and other[2].settings.budget_seconds == 25.0
     assert read_request(planned[0].request) == kept
@@ -275,7 +288,9 @@ def test_a_graph_on_two_slots_ends_as_one_in_this_process(
     spoilt = workspace.fold("2d", 1)
     spoilt.parent.mkdir(parents=True)
     spoilt.write_text("a file where a folder should be")
-    beside = [*arguments, "--at-once", "2"]
+    # A tracker on top, which changes no weight.
+    tracker = ["--tracker", "tensorboard"] if importlib.util.find_spec("tensorboard") else []
+    beside = [*arguments, "--at-once", "2", *tracker]
     failed = subprocess.run([sys.executable, "-m", "nnunet_box.cli.app", *beside], capture_output=True, text=True)
     assert failed.returncode == 1, failed.stderr
     assert "1 task failed" in failed.stderr and "train-2d-1 ended with 1" in failed.stderr
@@ -286,8 +301,22 @@ def test_a_graph_on_two_slots_ends_as_one_in_this_process(
     assert again.returncode == 0, again.stderr
     assert json.loads(workspace.selection.read_text()) == selection
     assert all_weights(workspace) == weights
+    events = [list((workspace.fold("2d", fold) / "tensorboard").glob("events*")) for fold in (0, 1)]
+    assert [len(files) for files in events] == [len(tracker) // 2] * 2
     record = read_record(workspace, "train-2d-0")
     assert record is not None and record.attempts == 1, "it was done"
+
+
+def table_rows(workspace: Workspace, settings: TrainingSettings) -> dict[str, list[str]]:
+    """Cells of ``train-all``'s table of one training, by its name."""
+    done = lambda: False  # noqa: E731
+    task = Task("train-2d-0", "train", (), (), (), (), "", done, done, settings)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(task_table(workspace, Walk([task], {task.name: "waiting"})))
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    rows = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in file.getvalue().splitlines()]
+    return {row[0]: row[1:] for row in rows if row}
 
 
 def test_time_left_follows_from_the_logs(planned: tuple[Workspace, Dataset], tmp_path: Path) -> None:
@@ -299,7 +328,12 @@ def test_time_left_follows_from_the_logs(planned: tuple[Workspace, Dataset], tmp
     lines = [{"epoch": number, "seconds": 5.0} for number in (1, 2, 3)]
     (folder / "log.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + '\n{"epoch": 4, "sec')
     far = how_far(folder, settings)
-    assert (far.epochs, far.most, far.seconds, far.left) == (3, 10, 15.0, 35.0)
+    assert (far.epochs, far.most, far.seconds, far.left, far.loss, far.dice) == (3, 10, 15.0, 35.0, None, None)
+    assert table_rows(workspace, settings)["train-2d-0"] == ["waiting", "3 of 10", "", "", "0:35"]
+    lines[1] |= {"loss": 0.5, "validation_dice": 0.81}
+    lines[2] |= {"loss": 0.25, "validation_dice": None}
+    (folder / "log.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    assert table_rows(workspace, settings)["train-2d-0"] == ["waiting", "3 of 10", "0.250", "0.810", "0:35"]
     assert how_far(folder, replace(settings, budget_seconds=100.0)).left == 85.0
     tasks = [task for task in graph(planned, epochs=10).values() if task.settings is not None]
     found = dict.fromkeys((task.name for task in tasks), "waiting")

@@ -208,7 +208,10 @@ def test_an_adapter_that_finds_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda place: None, "found no such folder. In a container it is a mount: docker run -v TEST_FOLDER:"),
+        (
+            lambda place: None,
+            "found no such folder. Name the right folder; in a container, mount it: docker run -v TEST_FOLDER:",
+        ),
         (lambda place: place.mkdir(), "found an empty folder"),
         (lambda place: (place / "x").mkdir(parents=True), "found none"),
     ],

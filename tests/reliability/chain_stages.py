@@ -216,7 +216,7 @@ def _without(*names: str) -> Callable[[Any], Any]:
 
 
 def _lines(content: bytes) -> bytes:
-    lines = [_without("seconds")(json.loads(line)) for line in content.splitlines()]
+    lines = [_without("seconds", "batches_per_second", "ended")(json.loads(line)) for line in content.splitlines()]
     return json.dumps(lines).encode()
 
 

@@ -175,7 +175,7 @@ def test_a_fold_trains_on_raw_batches(tmp_path: Path, monkeypatch: pytest.Monkey
     settings = TrainingSettings("3d_fullres", 0, epochs=10, batches_per_epoch=10, workers=0, device="cpu")
     trainer = Trainer(toy_plan(), tmp_path / "store", Fold(train=names[:4], val=names[4:]), tmp_path / "fold", settings)
     trainer.run(resume=False)
-    losses = [line["loss"] for line in trainer.progress.history]
+    losses = [line.loss for line in trainer.progress.history]
     assert losses[-1] < losses[0] - 0.3
 
 
