@@ -10,7 +10,7 @@ import pytest
 
 from tests.execution.ray_samples import HEAD, NODE
 
-START_SECONDS = 3600
+START_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def cluster(ray_here: None) -> Iterator[Any]:
 def nodes(cluster: Any) -> Iterator[list[Any]]:
     """Two nodes with a GPU each, as Ray believes."""
     added = [cluster.add_node(**NODE) for _ in range(2)]
-    cluster.wait_for_nodes()
+    cluster.wait_for_nodes(timeout=START_SECONDS)
     yield added
     for node in added:
         if node in cluster.list_all_nodes():

@@ -22,11 +22,15 @@ def weights(workspace: Workspace) -> dict[str, str]:
 
 
 def in_training(workspace: Workspace) -> str | None:
-    """A training's task that has a checkpoint and no weights yet."""
-    for folder in workspace.models.glob("*/fold_*"):
-        if (folder / "checkpoint" / "state.json").is_file() and not (folder / "weights.safetensors").is_file():
-            return f"train-{folder.parent.name}-{folder.name.removeprefix('fold_')}"
-    return None
+    """A training's task that has a checkpoint and no weights yet; one that has a process, where one has."""
+    folders = [
+        folder
+        for folder in workspace.models.glob("*/fold_*")
+        if (folder / "checkpoint" / "state.json").is_file() and not (folder / "weights.safetensors").is_file()
+    ]
+    tasks = [f"train-{folder.parent.name}-{folder.name.removeprefix('fold_')}" for folder in folders]
+    at_work = (task for task in tasks if training_process(workspace, task) is not None)
+    return next(at_work, tasks[0] if tasks else None)
 
 
 def folder_of(workspace: Workspace, task: str) -> Path:

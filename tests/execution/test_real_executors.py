@@ -5,6 +5,7 @@ the files of an undisturbed run, byte for byte.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 import pytest
 
 from nnbox_challenges.decathlon import Decathlon
-from nnunet_box.bundle import load_bundle, sha256
+from nnunet_box.bundle import load_bundle
 from nnunet_box.dataset.dataset import load_dataset
 from nnunet_box.execution.prepare import plan_dataset
 from nnunet_box.execution.records import log_file, read_record
@@ -87,7 +88,8 @@ def undisturbed(planned: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         assert kinds.count("weights.safetensors") >= 4
         assert {"selection.json", "bundle.json"} < set(kinds)
         # Each case is held out in one of five folds, of which two are trained, by two configurations.
-        assert sum(name.endswith(".nii.gz") for name in kinds) == 2 * 2 * CASES // 5
+        labels = [name for name in found if "/fold_" in name and name.endswith(".nii.gz")]
+        assert len(labels) == 2 * 2 * CASES // 5
         load_bundle(workspace.bundle, check_weights=True)
         return found
 
@@ -107,10 +109,16 @@ def command(workspace: Workspace, executor: str, *more: str) -> list[str]:
 
 
 def results(workspace: Workspace) -> dict[str, str]:
-    """Digests of the plan, folds, networks, predictions with their scores, selection and all of the bundle."""
+    """Digests of the plan, folds, networks, predictions with their scores, selection and all of the bundle. Summaries
+    name files by their paths, of which the workspace's own is left out.
+    """
     made = [workspace.plan, workspace.splits, *workspace.models.rglob("*"), *workspace.bundle.rglob("*")]
     kept = [file for file in made if file.is_file() and file.name not in WITH_TIMES]
-    return {str(file.relative_to(workspace.root)): sha256(file) for file in kept}
+    root = str(workspace.root.resolve()).encode()
+    return {
+        str(file.relative_to(workspace.root)): hashlib.sha256(file.read_bytes().replace(root, b"")).hexdigest()
+        for file in kept
+    }
 
 
 def start(workspace: Workspace, executor: str, *more: str) -> subprocess.Popen[str]:
