@@ -8,13 +8,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test test-cluster test-peer benchmark benchmark-long break-rules docs lint format wheel web clean help
+.PHONY: demo test test-cluster test-trackers test-peer benchmark benchmark-long break-rules docs lint format wheel web clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   the whole chain on a small synthetic ACDC-like cohort, in minutes"
 	@echo "make test   the test suite; make test ARGS='-k plan' passes arguments to pytest"
 	@echo "make test-cluster  train-all on a real Slurm and a real Ray, both on this machine; as root"
+	@echo "make test-trackers  the trackers, MLflow's too"
 	@echo "make test-peer  imported nnU-Net models beside nnunetv2 itself, which gets an environment of its own"
 	@echo "make benchmark DATA=DIR  beside nnunetv2: docs/performance.md; half an hour. ROWS='warp export' for some rows"
 	@echo "make benchmark-long DATA=DIR  the rows that take longer"
@@ -60,6 +61,11 @@ test-cluster: $(READY)
 	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[dev,ray]'
 	slurm=$$(.ci/slurm.sh) && export "$$slurm" OMP_NUM_THREADS=1 && \
 	  $(BIN)/python -m pytest -m cluster --require-slurm --require-ray $(ARGS)
+
+# MLflow is 124 MB, too much for everybody's environment; TensorBoard's part of these tests is in make test as well.
+test-trackers: $(READY)
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e '.[dev,mlflow]'
+	$(BIN)/python -m pytest tests/training/test_trackers.py $(ARGS)
 
 test-peer: $(READY) $(PEER)/.ready
 	NNBOX_PEER_PYTHON=$(PEER)/bin/python $(BIN)/python -m pytest -m peer tests/importing $(ARGS)
