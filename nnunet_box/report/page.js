@@ -34,9 +34,10 @@
 
   function byAxis(width, key, unit) {
     const points = data.cases.flatMap((one) => ["Z", "Y", "X"].map((axis, at) => ({ id: one.id, axis, value: one[key][at] })));
+    const [least, most] = d3.extent(points, (point) => point.value);
     return [Plot.plot(base(width, {
       height: 170,
-      x: { label: unit, nice: true, grid: true },
+      x: { label: unit, grid: true, ...(least === most ? { domain: [least * 0.9, most * 1.1] } : { nice: true }) },
       y: { label: null, domain: ["Z", "Y", "X"] },
       marks: [
         Plot.dot(points, { x: "value", y: "axis", r: 3, stroke: "currentColor", strokeOpacity: 0.45, channels: { case: "id" }, tip: { format: { y: true } } }),

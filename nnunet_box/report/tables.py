@@ -26,6 +26,11 @@ NORMALISATIONS = {
     "rescale-01": "scaled to 0 to 1",
     "rgb-01": "divided by 255",
 }
+SETTINGS = (
+    ("budget_seconds", "budget {:g} s"),
+    ("epochs", "at most {} epochs"),
+    ("batches_per_epoch", "{} batches an epoch"),
+)
 VERSIONS_OF = ("torch", "numpy", "scipy")
 
 
@@ -113,8 +118,7 @@ def _run_row(run: Run, facts: Facts) -> dict[str, Any]:
     held_out = facts.folds[run.fold].val
     means = [scored.mean_of(case) for case in held_out if case in scored.cases] if scored is not None else []
     settings = {name: value for name, value in run.settings.items() if value not in (None, [], ())}
-    told = [f"{name} {settings[name]:g} s" if name == "budget_seconds" else f"{name} {settings[name]}"
-            for name in ("budget_seconds", "epochs", "batches_per_epoch") if name in settings]  # fmt: skip
+    told = [form.format(settings[name]) for name, form in SETTINGS if name in settings]
     return {
         "name": f"{run.model}, fold {run.fold}",
         "state": "done" if run.finished else "unfinished",
@@ -124,7 +128,7 @@ def _run_row(run: Run, facts: Facts) -> dict[str, Any]:
         "dice": mean_of(means),
         "memory": "–" if run.peak_memory_bytes is None else f"{run.peak_memory_bytes / 1e9:.1f} GB",
         "seed": settings.get("seed", "–"),
-        "settings": ", ".join(told).replace("_", " "),
+        "settings": ", ".join(told),
     }
 
 
