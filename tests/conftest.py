@@ -65,6 +65,10 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+SHARING = frozenset({"e2e", "docs", "report"})
+"""Folders whose files share a workspace that takes long to make."""
+
+
 @functools.cache
 def asks_engines(file: Path) -> bool:
     """Whether any test of a file asks a container engine; there is one of each for the whole machine."""
@@ -72,26 +76,36 @@ def asks_engines(file: Path) -> bool:
     return "mark.docker" in text or "mark.podman" in text
 
 
+@functools.cache
+def process_of(file: Path) -> str:
+    """For ``pytest -n``: files of one name go to one process. A file's tests share what is made once, and so do those of
+    some folders. All that ask engines stay together: each process would build the same images, and prune what another
+    builds on.
+    """
+    together = file.parent.name in SHARING
+    files = file.parent.glob("test_*.py") if together else (file,)
+    if any(asks_engines(one) for one in files):
+        return "engines"
+    return file.parent.name if together else str(file)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With ``pytest -n`` what takes long comes first, so that the processes end together."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         slow = {item.path for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: (not asks_engines(item.path), item.path not in slow))
+        items.sort(key=lambda item: (process_of(item.path) != "engines", item.path not in slow))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """For ``pytest -n``: a file's tests go to one process, as they share what is made once, and so do all of the files
-    that ask engines: each would build the same images, and prune what another builds on.
-    """
+    """Tests by ``process_of``."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByFile(LoadScopeScheduling):
+    class ByProcess(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "engines" if asks_engines(config.rootpath / file) else file
+            return process_of(config.rootpath / nodeid.partition("::")[0])
 
-    return ByFile(config, log)
+    return ByProcess(config, log)
 
 
 def real_data_folder(config: pytest.Config) -> Path | None:

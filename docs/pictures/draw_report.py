@@ -29,7 +29,7 @@ def draw(report: Path, section: str, picture: Path, height: int) -> None:
         page.wait_for_function(
             "() => [...document.querySelectorAll('figure.chart .plot')].every((plot) => plot.querySelector('svg'))"
         )
-        page.add_style_tag(content="nav { display: none }")
+        page.add_style_tag(content="nav { display: none } html { scroll-padding-top: 0 }")
         page.locator(f"#{section}").evaluate("(one) => one.scrollIntoView()")
         shot = page.screenshot()
         browser.close()
