@@ -78,9 +78,9 @@ def asks_engines(file: Path) -> bool:
 
 @functools.cache
 def process_of(file: Path) -> str:
-    """For ``pytest -n``: files of one name go to one process. A file's tests share what is made once, and so do those of
-    some folders. All that ask engines stay together: each process would build the same images, and prune what another
-    builds on.
+    """For ``pytest -n``: files of one name go to one process. A file's tests share what is made once, and so do those
+    of some folders. All that ask engines stay together: each process would build the same images, and prune what
+    another builds on.
     """
     together = file.parent.name in SHARING
     files = file.parent.glob("test_*.py") if together else (file,)
