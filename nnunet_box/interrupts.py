@@ -55,6 +55,7 @@ def ended_by_signals() -> Iterator[None]:
     half-written goes. The same SIGTERM or SIGUSR1 again changes nothing: see ``patient``.
     """
     noted: list[int] = []
+    _last.clear()
 
     def end(number: int, frame: FrameType | None) -> None:
         if not _is_echo(number, noted):

@@ -52,3 +52,10 @@ def test_a_signal_that_arrives_twice_is_an_echo_but_for_a_persons(capsys: pytest
             os.kill(os.getpid(), signal.SIGTERM)
             cleaned.append(True)
     assert cleaned
+
+
+def test_a_signal_of_a_command_before_says_nothing_of_this_one() -> None:
+    with pytest.raises(Interrupted), ended_by_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+    with ended_by_signals():
+        assert exit_code() == 130
