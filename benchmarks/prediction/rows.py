@@ -51,7 +51,7 @@ ROWS = {
         warm_up=False,
         long=True,
         why="98.5 % of labels equal: random weights, whose 14 classes nearly tie everywhere, on noise. Where the rest "
-        "comes from is not traced; sums in float16 instead of float32 change 0.06 % of ours. During the last minutes of "
+        "comes from is not traced; sums in float16 instead of float32 change 0.06 % of ours. In the last minutes of "
         "their turn and during ours other work ran on the two cores",
         limit_seconds=7200.0,
     ),
