@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+VALIDATION = "validation"
+"""In a fold's folder: its network's predictions of the cases that it has not seen."""
+
 
 @dataclass(frozen=True)
 class Workspace:

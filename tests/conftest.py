@@ -167,8 +167,12 @@ def real_slurm(request: pytest.FixtureRequest) -> None:
     problem = slurm_problem()
     if problem is None:
         return
-    message = f"no Slurm answers ({problem}): .ci/slurm.sh starts one"
-    if request.config.getoption("--require-slurm"):
+    skip_or_fail(request.config, "--require-slurm", f"no Slurm answers ({problem}): .ci/slurm.sh starts one")
+
+
+def skip_or_fail(config: pytest.Config, required: str, message: str) -> None:
+    """What a test needs is not here; with the option ``required`` it has to be."""
+    if config.getoption(required):
         pytest.fail(message, pytrace=False)
     pytest.skip(message)
 
@@ -176,23 +180,13 @@ def real_slurm(request: pytest.FixtureRequest) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("real_data") and real_data_folder(item.config) is None:
         pytest.skip("no real images: give --real-data DIR")
-    if item.get_closest_marker("docker"):
-        problem = engine_problem()
-        if problem is not None and item.config.getoption("--require-engine"):
-            pytest.fail(f"no container engine answers: {problem}", pytrace=False)
-        if problem is not None:
-            pytest.skip(f"no container engine answers: {problem}")
-    if item.get_closest_marker("browser"):
-        problem = browser_problem()
-        if problem is not None and item.config.getoption("--require-browser"):
-            pytest.fail(f"{problem}: .ci/browser.sh and make test install it", pytrace=False)
-        if problem is not None:
-            pytest.skip(f"{problem}: .ci/browser.sh installs it")
+    if item.get_closest_marker("docker") and (problem := engine_problem()) is not None:
+        skip_or_fail(item.config, "--require-engine", f"no container engine answers: {problem}")
+    if item.get_closest_marker("browser") and (problem := browser_problem()) is not None:
+        skip_or_fail(item.config, "--require-browser", f"{problem}: .ci/browser.sh and make test install it")
     if item.get_closest_marker("podman") and podman_host(item.config) is None:
         message = "no podman answers: .ci/podman.sh starts it, --podman-host names it"
-        if item.config.getoption("--require-podman"):
-            pytest.fail(message, pytrace=False)
-        pytest.skip(message)
+        skip_or_fail(item.config, "--require-podman", message)
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,11 @@ from pydantic import BaseModel, ConfigDict
 from nnunet_box.dataset.dataset import Dataset
 from nnunet_box.evaluation.summary import read_summary, summary_dice
 from nnunet_box.execution.fold import train_fold
-from nnunet_box.execution.folds import VALIDATION
 from nnunet_box.files import write_json
 from nnunet_box.planning.variant import SEPARATOR, model_name
 from nnunet_box.progress import say
 from nnunet_box.training.settings import TrainingSettings
-from nnunet_box.workspace import Workspace
+from nnunet_box.workspace import VALIDATION, Workspace
 
 FIGURE_2 = ("batch-norm", "no-norm", "relu", "no-augmentation", "ce-only", "dice-only")
 PAPER_DICE = {"Task01": 0.72, "Task03": 0.78, "Task04": 0.89, "Task05": 0.77, "Task06": 0.65, "Task07": 0.65}

@@ -16,7 +16,6 @@ from nnunet_box.disk import disk_errors
 from nnunet_box.errors import UsageError
 from nnunet_box.evaluation.summary import read_summary, summarise_pairs, summary_dice, write_summary
 from nnunet_box.execution.folds import (
-    VALIDATION,
     fold_inputs,
     fold_key,
     is_of_this_plan,
@@ -38,7 +37,7 @@ from nnunet_box.temporary import sweep_left
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.trackers import TrackedRun, make_trackers
 from nnunet_box.training.trainer import WEIGHTS, Trainer
-from nnunet_box.workspace import Workspace
+from nnunet_box.workspace import VALIDATION, Workspace
 
 RUN, TRAINED, PREDICTED = "run", "trained", "predicted"
 """Files that say of which run a fold's checkpoint, its weights and its validation predictions are."""

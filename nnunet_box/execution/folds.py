@@ -17,10 +17,7 @@ from nnunet_box.files import read_json
 from nnunet_box.planning.plan import Plan
 from nnunet_box.planning.variant import model_name
 from nnunet_box.training.settings import TrainingSettings
-from nnunet_box.workspace import Workspace
-
-VALIDATION = "validation"
-"""Of a fold: its network's predictions of the cases that it has not seen."""
+from nnunet_box.workspace import VALIDATION, Workspace
 
 
 def training_name(model: str, fold: int) -> str:

@@ -16,7 +16,7 @@ from nnunet_box.errors import UsageError
 from nnunet_box.execution.choose import is_selected, select_and_bundle
 from nnunet_box.execution.contents import dataset_key
 from nnunet_box.execution.fold import fold_is_done, train_fold
-from nnunet_box.execution.folds import VALIDATION, previous_predictions, training_name
+from nnunet_box.execution.folds import previous_predictions, training_name
 from nnunet_box.execution.prepare import (
     are_preprocessed,
     check_configurations,
@@ -33,7 +33,7 @@ from nnunet_box.planning.plan import Plan, load_plan
 from nnunet_box.planning.variant import model_name
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.trainer import WEIGHTS
-from nnunet_box.workspace import Workspace
+from nnunet_box.workspace import VALIDATION, Workspace
 
 Kind = Literal["plan", "preprocess", "train", "inputs", "select"]
 SELECT = "select"

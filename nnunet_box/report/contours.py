@@ -15,11 +15,11 @@ from PIL import Image
 from skimage.measure import approximate_polygon, find_contours
 
 from nnunet_box.dataset.geometry import Geometry
+from nnunet_box.report.overlay import WINDOW_PERCENTILES
 
 PLANES: tuple[Literal["axial", "coronal", "sagittal"], ...] = ("axial", "coronal", "sagittal")
 MARGIN_MM = 20.0
 """Of the image shown around what is labelled."""
-WINDOW_PERCENTILES = (0.5, 99.5)
 MOST_PIXELS = 300
 """Longer side of a plane's picture; outlines are vectors and stay sharp."""
 QUALITY = 72

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from nnunet_box.execution.contents import dataset_key
 from nnunet_box.files import read_json
 from nnunet_box.planning.plan import Plan, load_plan
 from nnunet_box.report.cohort import Cohort, measure_cohort
-from nnunet_box.report.results import Run, Scored, read_ensemble, read_runs, read_scores, trained_models
+from nnunet_box.report.results import Run, Scored, mean_of, read_ensemble, read_runs, read_scores, trained_models
 from nnunet_box.submission.record import IMAGE_RECORD
 from nnunet_box.workspace import Workspace
 
@@ -50,8 +50,7 @@ class Facts:
             name = ensemble_name(self.selection.chosen)
             return next((scored for scored in self.scores if scored.name == name), None)
         labels = self.dataset.foreground_labels
-        ranked = [(_mean(scored, labels), scored) for scored in self.scores if scored.cases]
-        return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
+        return max(self.scores, key=lambda scored: mean_of(scored.mean_dice(labels).values()) or 0.0, default=None)
 
     def fold_of(self, case: str) -> int | None:
         """The fold a case is held out of."""
@@ -110,11 +109,6 @@ def shown_cases(facts: Facts) -> dict[str, list[str]]:
     middle = len(ids) // 2
     near = sorted(rest, key=lambda case: abs(ids.index(case) - middle))[:MEDIAN]
     return {"worst": worst, "median": sorted(near, key=ids.index), "best": best}
-
-
-def _mean(scored: Scored, labels: Sequence[int]) -> float:
-    means = [mean for mean in scored.mean_dice(labels).values() if mean is not None]
-    return sum(means) / len(means) if means else -1.0
 
 
 def _images(workspace: Workspace) -> list[Mapping[str, Any]]:

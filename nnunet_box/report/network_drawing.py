@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnunet_box.planning.plan import Configuration
@@ -13,7 +14,7 @@ BAR_LEAST, BAR_MOST = 26, 52
 
 @dataclass(frozen=True)
 class Stage:
-    """A box of the drawing. x, y: of its upper left corner. kernel: of its convolutions."""
+    """A box of the drawing. x, y: of its upper left corner."""
 
     x: float
     y: float
@@ -21,7 +22,6 @@ class Stage:
     height: float
     features: int
     size: str
-    kernel: str
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,7 @@ def draw_network(configuration: Configuration, inputs: int, classes: int) -> Dra
     for pool in configuration.pool_kernel_sizes:
         sizes.append(tuple(size // factor for size, factor in zip(sizes[-1], pool, strict=True)))
     columns = 2 * depth + 1
-    stages = [
-        _stage(column, abs(depth - abs(column - depth)), depth, features, sizes, configuration)
-        for column in range(columns)
-    ]
+    stages = [_stage(column, abs(depth - abs(column - depth)), depth, features, sizes) for column in range(columns)]
     arrows = []
     for column in range(columns - 1):
         left, right = stages[column], stages[column + 1]
@@ -85,19 +82,9 @@ def draw_network(configuration: Configuration, inputs: int, classes: int) -> Dra
     )
 
 
-def _stage(
-    column: int,
-    level: int,
-    depth: int,
-    features: tuple[int, ...],
-    sizes: list[tuple[int, ...]],
-    configuration: Configuration,
-) -> Stage:
+def _stage(column: int, level: int, depth: int, features: tuple[int, ...], sizes: Sequence[tuple[int, ...]]) -> Stage:
     height = BAR_MOST - (BAR_MOST - BAR_LEAST) * (level / max(1, depth))
-    kernel = _text(configuration.conv_kernel_sizes[level])
-    return Stage(
-        column * STEP + 8, TOP + level * LEVEL, STEP - GAP, height, features[level], _text(sizes[level]), kernel
-    )
+    return Stage(column * STEP + 8, TOP + level * LEVEL, STEP - GAP, height, features[level], _text(sizes[level]))
 
 
 def _text(size: tuple[int, ...]) -> str:

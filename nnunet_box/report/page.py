@@ -152,7 +152,7 @@ def chart_data(facts: Facts) -> dict[str, Any]:
     labels = facts.dataset.foreground_labels
     curves: dict[str, list[dict[str, Any]]] = {}
     for run in facts.runs:
-        epochs = [[epoch.epoch, _rounded(epoch.loss), _rounded(epoch.dice)] for epoch in run.epochs]
+        epochs = [[epoch.epoch, _rounded(epoch.loss), _rounded(epoch.validation_dice)] for epoch in run.epochs]
         curves.setdefault(run.model, []).append({"fold": run.fold, "epochs": epochs})
     return {
         "structures": [{"label": label, "name": facts.dataset.labels[label]} for label in labels],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,27 +12,13 @@ from nnunet_box.dataset.splits import Fold
 from nnunet_box.errors import InvalidData
 from nnunet_box.evaluation.selection import ENSEMBLES, Selection, ensemble_name, simplest_first
 from nnunet_box.evaluation.summary import read_summary
-from nnunet_box.execution.folds import VALIDATION
 from nnunet_box.execution.stage import STAGE_FILE
 from nnunet_box.files import read_json
-from nnunet_box.training.run_log import LOG
-from nnunet_box.workspace import Workspace
+from nnunet_box.training.run_log import LOG, Epoch, read_log
+from nnunet_box.workspace import VALIDATION, Workspace
 
 Dice = dict[int, float | None]
 """By label; None where neither prediction nor reference has it."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """A line of a training's log. loss: mean over the epoch's batches. dice: of a few validation patches, None where
-    none was measured. rate: the learning rate.
-    """
-
-    epoch: int
-    loss: float | None
-    dice: float | None
-    rate: float | None
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -52,7 +37,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        return sum(epoch.seconds for epoch in self.epochs)
+        return sum(epoch.seconds or 0.0 for epoch in self.epochs)
 
 
 @dataclass(frozen=True)
@@ -91,7 +76,7 @@ def read_runs(workspace: Workspace, models: Sequence[str], folds: int) -> list[R
     for model in models:
         for fold in range(folds):
             folder = workspace.fold(model, fold)
-            epochs = read_epochs(folder / LOG)
+            epochs = read_log(folder / LOG)
             stage = _stage(folder / STAGE_FILE)
             if epochs or stage:
                 memory = stage.get("peak_memory_bytes")
@@ -106,30 +91,6 @@ def read_runs(workspace: Workspace, models: Sequence[str], folds: int) -> list[R
                         _mapping(stage.get("versions")),
                     )
                 )
-    return found
-
-
-def read_epochs(log: Path) -> list[Epoch]:
-    """The lines of a ``log.jsonl``; one that is being written does not count."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            facts = json.loads(line)
-            found.append(
-                Epoch(
-                    int(facts["epoch"]),
-                    _finite(facts["loss"]),
-                    _finite(facts.get("validation_dice")),
-                    _finite(facts.get("rate")),
-                    float(facts["seconds"]),
-                )
-            )
-        except (ValueError, KeyError, TypeError):
-            continue
     return found
 
 

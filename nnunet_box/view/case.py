@@ -13,10 +13,10 @@ from nnunet_box.dataset.geometry import Geometry
 from nnunet_box.dataset.volumes import is_volume, open_volume, strip_suffix
 from nnunet_box.errors import InvalidData, UsageError
 from nnunet_box.evaluation.comparison import find_label_names
-from nnunet_box.evaluation.selection import ENSEMBLES, simplest_first
+from nnunet_box.evaluation.selection import ENSEMBLES, ensemble_name, simplest_first
 from nnunet_box.files import read_json
 from nnunet_box.progress import say
-from nnunet_box.workspace import Workspace
+from nnunet_box.workspace import VALIDATION, Workspace
 
 SAME_PLACE_MM = 1e-2
 """Label maps are drawn on the image's grid, voxel on voxel; one that claims to lie further off is told of."""
@@ -128,12 +128,12 @@ def found_predictions(workspace: Workspace, case: SourceCase) -> list[Layer]:
     selected = _selected(workspace)
     models = [path.name for path in _folders(workspace.models) if path.name != ENSEMBLES]
     validated = [
-        (model, f"{model}, fold {fold.name.removeprefix('fold_')}", fold / "validation")
+        (model, f"{model}, fold {fold.name.removeprefix('fold_')}", fold / VALIDATION)
         for model in simplest_first(models)
         for fold in _folders(workspace.models / model)
         if fold.name.startswith("fold_")
     ]
-    averaged = [(folder.name, folder.name, folder / "validation") for folder in _folders(workspace.models / ENSEMBLES)]
+    averaged = [(folder.name, folder.name, folder / VALIDATION) for folder in _folders(workspace.models / ENSEMBLES)]
     candidates = [(model, name, folder / f"{case.id}.nii.gz") for model, name, folder in (*validated, *averaged)]
     layers = [
         Layer(f"{name} (selected)" if model == selected else name, file)
@@ -166,7 +166,7 @@ def _selected(workspace: Workspace) -> str | None:
     """The selected model's or ensemble's name; None where the file cannot be read."""
     try:
         chosen = read_json(workspace.selection)["chosen"]
-        return "+".join(chosen)
+        return ensemble_name(chosen)
     except (InvalidData, KeyError, TypeError):
         return None
 

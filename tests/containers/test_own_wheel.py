@@ -84,6 +84,12 @@ def test_pip_installs_it_and_the_adapters_are_found(wheel, tmp_path):
     assert origin == str(target / "nnbox_challenges" / "__init__.py")
 
 
+def test_an_image_gets_no_scripts_of_pages(wheel):
+    names = zipfile.ZipFile(io.BytesIO(wheel[1])).namelist()
+    assert "nnunet_box/inference/entry.py" in names
+    assert not [name for name in names if name.startswith("nnunet_box/web/")]
+
+
 def test_without_an_installation_it_says_how_to_install(monkeypatch):
     monkeypatch.setattr(module, "DISTRIBUTION", "nnunet-box-that-is-not-there")
     with pytest.raises(NnboxError, match="pip install"):

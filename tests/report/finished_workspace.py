@@ -16,7 +16,6 @@ from nnunet_box.dataset.splits import load_or_make_folds
 from nnunet_box.dataset.volumes import read_volume, write_labels_like
 from nnunet_box.evaluation.summary import summarise_pairs, write_summary
 from nnunet_box.execution.choose import select_and_bundle
-from nnunet_box.execution.folds import VALIDATION
 from nnunet_box.execution.prepare import plan_dataset
 from nnunet_box.execution.stage import stage
 from nnunet_box.inference.export import PROBABILITIES_SUFFIX
@@ -25,7 +24,7 @@ from nnunet_box.planning.variant import PAPER
 from nnunet_box.training.checkpoint import save_weights
 from nnunet_box.training.run_log import LOG, Epoch, write_log
 from nnunet_box.training.trainer import WEIGHTS
-from nnunet_box.workspace import Workspace
+from nnunet_box.workspace import VALIDATION, Workspace
 
 MODELS = {"2d": 3, "3d_fullres": 2}
 """Each with the most voxels that its predictions are off by."""

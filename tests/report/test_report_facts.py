@@ -13,8 +13,8 @@ from nnunet_box.evaluation.summary import read_summary
 from nnunet_box.report import tables
 from nnunet_box.report.gather import gather, shown_cases
 from nnunet_box.report.page import chart_data
-from nnunet_box.report.results import read_epochs
 from nnunet_box.submission.record import write_image_record
+from nnunet_box.training.run_log import read_log
 from nnunet_box.workspace import Workspace
 from tests.report.finished_workspace import EPOCHS, MODELS, planned_workspace
 
@@ -69,9 +69,9 @@ def test_a_line_that_is_being_written_does_not_count(tmp_path):
     line = {"epoch": 1, "loss": 0.5, "validation_dice": float("nan"), "rate": 1e-3, "seconds": 2.0}
     log = tmp_path / "log.jsonl"
     log.write_text(json.dumps(line) + "\n" + '{"epoch": 2, "loss"')
-    (epoch,) = read_epochs(log)
-    assert (epoch.epoch, epoch.loss, epoch.dice) == (1, 0.5, None)
-    assert read_epochs(tmp_path / "none") == []
+    (epoch,) = read_log(log)
+    assert (epoch.epoch, epoch.loss, epoch.validation_dice) == (1, 0.5, None)
+    assert read_log(tmp_path / "none") == []
 
 
 def test_before_training_there_is_the_data_set_and_the_plan(tmp_path):
