@@ -39,6 +39,9 @@ def test_an_outline_surrounds_its_voxels_in_millimetres():
         assert corners.min() >= 0 and (corners[:, 0] <= plane.width).all() and (corners[:, 1] <= plane.height).all()
         assert plane.reference == plane.prediction
     assert axial.width == 10 + 15 + 15 and axial.height == 2 * MARGIN_MM + 20
+    # Its edges are those of the voxels, not their centres.
+    corners = points(axial.reference[1])
+    assert (corners.min(axis=0), corners.max(axis=0)) == (pytest.approx((10, 20)), pytest.approx((25, 40)))
 
 
 def test_planes_are_turned_as_the_header_says():

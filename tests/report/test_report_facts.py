@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -133,6 +134,9 @@ def test_published_scores_stand_beside_ours_where_both_are_a_dice_of_the_same(fa
     rows = tables.published_rows(facts)
     means = facts.chosen.mean_dice(facts.dataset.foreground_labels)
     assert rows and all(row["ours"] == pytest.approx(sum(means.values()) / 3) for row in rows)
+    score = replace(facts.published[0], metric="score, 100 at best", value=89.08)
+    (row,) = tables.published_rows(replace(facts, published=(score,)))
+    assert row["theirs"] == "89.08" and row["ours"] is None
 
 
 def test_versions_seeds_and_times_are_told(facts):
