@@ -139,7 +139,7 @@ def _default(option: Any) -> str:
         return f"`{default.value}` of {', '.join(f'`{choice.value}`' for choice in type(default))}"
     if option.required:
         return "required"
-    if option.is_flag and option.secondary_opts:
+    if option.is_flag and option.secondary_opts and default is not None:
         return f"`{option.opts[0] if default else option.secondary_opts[0]}`"
     if default is None or option.is_flag:
         return ""
