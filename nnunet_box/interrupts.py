@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from types import FrameType
 
 from nnunet_box.progress import say
@@ -71,6 +72,28 @@ def _is_echo(number: int, noted: list[int]) -> bool:
 
 
 @contextmanager
+def _voice() -> Iterator[Callable[[str], None]]:
+    """A function that a handler may call to tell a person something; when the block ends all of it is told.
+
+    A handler runs in the middle of whatever the main thread does, the writing of another message included: a stream
+    refuses to be written to within its own write, a display writes the first message twice. So a thread speaks.
+    """
+    messages: SimpleQueue[str | None] = SimpleQueue()  # Its ``put`` may interrupt itself.
+
+    def speak() -> None:
+        while (message := messages.get()) is not None:
+            say(message)
+
+    speaker = threading.Thread(target=speak, name="nnbox-signals", daemon=True)
+    speaker.start()
+    try:
+        yield messages.put
+    finally:
+        messages.put(None)
+        speaker.join()
+
+
+@contextmanager
 def patient(what: str) -> Iterator[Callable[[], None]]:
     """Within the block the first signal is only noted, and told of as ``what``; the function yielded raises
     ``Interrupted`` if there was one. A second signal raises it at once; but a person alone says the same thing twice
@@ -86,11 +109,11 @@ def patient(what: str) -> Iterator[Callable[[], None]]:
         noted.append(number)
         if len(noted) > 1:
             raise Interrupted(number)
-        say(f"{signal.Signals(number).name}: {what}.")
+        tell(f"{signal.Signals(number).name}: {what}.")
 
     def check() -> None:
         if noted:
             raise Interrupted(noted[0])
 
-    with _handled(note):
+    with _voice() as tell, _handled(note):
         yield check
