@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 from urllib.parse import urlsplit
 
@@ -84,7 +85,11 @@ def test_it_listens_on_the_loopback_address_only(server):
 def test_the_token_opens_once_and_only_the_cookie_afterwards(server):
     first, page = ask(server, entrance(server))
     assert first.status == 200 and b"<!doctype html>" in page
-    assert {"HttpOnly", "SameSite=Strict"} <= set(first.getheader("Set-Cookie").split("; "))
+    name_and_value, *flags = first.getheader("Set-Cookie").split("; ")
+    assert sorted(flags) == ["HttpOnly", "Path=/", "SameSite=Strict"]
+    # Ports of one machine share cookies: each server has a name of its own. And what is printed is no cookie.
+    assert name_and_value.startswith(f"nnbox-view-{server.server_port}=")
+    assert name_and_value.partition("=")[2] not in server.viewer.address
     second, said = ask(server, entrance(server))
     assert second.status == 403 and b"nnbox view" in said and b"<!doctype" not in said
     assert second.getheader("Set-Cookie") is None
@@ -150,6 +155,19 @@ def test_nothing_but_get(server, cookie, method):
     assert (response.status, response.getheader("Allow")) == (405, "GET")
 
 
+@pytest.mark.parametrize("method", ["POST", "HEAD"])
+def test_what_is_sent_with_another_method_is_no_second_request(server, cookie, method):
+    inner = f"GET /case.json HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n".encode()
+    outer = f"{method} / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(inner)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
+        connection.sendall(outer + inner)
+        with connection.makefile("rb") as answers:
+            said = answers.read()
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert b" 405 " in head and b"Connection: close" in head and said.count(b"HTTP/1.1") == 1
+    assert body == (b"" if method == "HEAD" else b"GET only.\n"), "a HEAD has no body"
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -170,8 +188,14 @@ def test_every_answer_forbids_what_the_page_does_not_need(server, cookie):
         policy = dict(part.split(" ", 1) for part in response.getheader("Content-Security-Policy").split("; "))
         assert (policy["default-src"], policy["script-src"], policy["connect-src"]) == ("'none'", "'self'", "'self'")
         assert policy["frame-ancestors"] == "'none'" and "unsafe" not in str(policy)
-        assert response.getheader("Cache-Control") == "no-store"
-        assert response.getheader("X-Content-Type-Options") == "nosniff"
+        for name, value in {
+            "Cache-Control": "no-store",
+            "Cross-Origin-Opener-Policy": "same-origin",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Referrer-Policy": "no-referrer",
+            "X-Content-Type-Options": "nosniff",
+        }.items():
+            assert response.getheader(name) == value, name
         assert "Python" not in response.getheader("Server")
 
 
