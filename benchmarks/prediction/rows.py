@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from row import Agreement, Row, at_least_equal, equal_share
-
 from prediction.models import in_body
+from row import Agreement, Row, at_least_equal, equal_share
 
 MOST_OVERHEAD = 1.1
 SHARE = 0.999
