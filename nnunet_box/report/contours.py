@@ -25,6 +25,12 @@ MOST_PIXELS = 300
 QUALITY = 72
 TOLERANCE_VOXELS = 0.2
 """How far a simplified outline may be off: it is invisible, and halves the page."""
+MOST_CHARACTERS = 40_000
+"""Of a plane's outlines, which holds every real one; of those of a network that has learned nothing, thousands of
+islands, the longest are drawn, or a page would have tens of MB.
+"""
+SHORTEST = 30
+"""Characters of the outline of one voxel."""
 
 
 @dataclass(frozen=True)
@@ -129,16 +135,21 @@ def _picture(plane: NDArray[Any], low: float, high: float, across_mm: float, dow
 
 
 def _outlines(plane: NDArray[np.uint8], across_mm: float, down_mm: float) -> dict[int, str]:
-    """Closed paths round each label of a plane (rows, columns), in mm."""
-    found = {}
-    for label in np.unique(plane[plane > 0]):
-        padded = np.pad(plane == label, 1)
-        loops = []
-        for contour in find_contours(padded.astype(np.float32), 0.5):
-            # A voxel's centre lies half a voxel from its edge, and padding moved all by one.
-            points = (approximate_polygon(contour, TOLERANCE_VOXELS)[:-1] - 0.5) * (down_mm, across_mm)
-            if len(points) > 2:
-                loops.append("M" + "L".join(f"{column:.1f} {row:.1f}" for row, column in points) + "Z")
-        if loops:
-            found[int(label)] = "".join(loops)
-    return found
+    """Closed paths round each label of a plane (rows, columns), in mm; the longest, ``MOST_CHARACTERS`` in all."""
+    contours = [
+        (int(label), contour)
+        for label in np.unique(plane[plane > 0])
+        for contour in find_contours(np.pad(plane == label, 1).astype(np.float32), 0.5)
+    ]
+    found: dict[int, str] = {}
+    left = MOST_CHARACTERS
+    for label, contour in sorted(contours, key=lambda one: -len(one[1])):
+        # A voxel's centre lies half a voxel from its edge, and padding moved all by one.
+        points = (approximate_polygon(contour, TOLERANCE_VOXELS)[:-1] - 0.5) * (down_mm, across_mm)
+        path = "M" + "L".join(f"{column:.1f} {row:.1f}" for row, column in points) + "Z"
+        if len(points) > 2 and len(path) <= left:
+            found[label] = found.get(label, "") + path
+            left -= len(path)
+        if left < SHORTEST:
+            break
+    return dict(sorted(found.items()))

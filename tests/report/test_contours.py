@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from nnunet_box.dataset.geometry import Geometry
-from nnunet_box.report.contours import MARGIN_MM, case_planes
+from nnunet_box.report.contours import MARGIN_MM, MOST_CHARACTERS, case_planes
 
 SHAPE, SPACING = (20, 30, 40), (3.0, 2.0, 1.0)
 
@@ -64,6 +64,21 @@ def test_planes_are_turned_as_the_header_says():
     assert centre[0] > coronal.width / 2 and centre[1] < coronal.height / 2  # left, superior
     centre = points(sagittal.reference[1]).mean(axis=0)
     assert centre[0] < sagittal.width / 2 and centre[1] < sagittal.height / 2  # anterior, superior
+
+
+def test_of_noise_the_longest_outlines_are_drawn():
+    random = np.random.default_rng(0)
+    shape = (4, 300, 300)
+    noise = random.integers(0, 15, shape).astype(np.uint8)
+    noise[:, 100:200, 100:200] = 3
+    disc = np.zeros(shape, np.uint8)
+    disc[:, 50:250, 50:250] = 1
+    axial, _, _ = case_planes(disc.astype(np.float32), disc, noise, Geometry(shape, (1.0, 1.0, 1.0)))
+    length = sum(map(len, axial.prediction.values()))
+    assert MOST_CHARACTERS * 0.99 < length <= MOST_CHARACTERS
+    corners = points(axial.prediction[3])
+    assert corners.min() < 110 and corners.max() > 190
+    assert np.ptp(points(axial.reference[1]), axis=0) == pytest.approx((200, 200)), "the other outline is untouched"
 
 
 def test_pictures_show_the_image_under_the_outline():
