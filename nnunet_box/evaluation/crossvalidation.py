@@ -14,6 +14,7 @@ from nnunet_box.arrays import open_array
 from nnunet_box.dataset.volumes import write_labels_like
 from nnunet_box.errors import InvalidData
 from nnunet_box.evaluation.summary import Pair
+from nnunet_box.workspace import VALIDATION
 
 PROBABILITIES = ".probabilities.b2nd"
 AGAIN = "Train the fold that wrote it again (nnbox train ... --restart)."
@@ -38,7 +39,7 @@ class CrossValidation:
         return self.models.name
 
     def _file(self, configuration: str, fold: int, name: str) -> Path:
-        file = self.models / configuration / f"fold_{fold}" / "validation" / name
+        file = self.models / configuration / f"fold_{fold}" / VALIDATION / name
         if not file.exists():
             raise InvalidData(
                 file,

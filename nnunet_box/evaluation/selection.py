@@ -30,6 +30,7 @@ from nnunet_box.planning.fingerprint import describe_errors
 from nnunet_box.planning.plan import MODELS
 from nnunet_box.planning.variant import SEPARATOR, split_model_name
 from nnunet_box.progress import track
+from nnunet_box.workspace import VALIDATION
 
 SCHEMA_VERSION: Literal[1] = 1
 ENSEMBLES = "ensembles"
@@ -236,7 +237,7 @@ def _pair_summary(
     labels: Mapping[int, str],
 ) -> Summary:
     foreground = foreground_labels(labels)
-    folder = _ensemble_folder(validation.models, (first, second)) / "validation"
+    folder = _ensemble_folder(validation.models, (first, second)) / VALIDATION
     entries = []
     for case, file in track(softmax[first].items(), f"averaging {first} and {second}", total=len(softmax[first])):
         predicted = ensemble_labels([file, softmax[second][case]], max(foreground) + 1)
@@ -264,7 +265,7 @@ def _write_pair(
     classes = max(foreground_labels(labels)) + 1
     written: list[Pair] = []
     for case, like, reference in track(grids, f"writing {ensemble_name(members)}"):
-        path = _ensemble_folder(validation.models, members) / "validation" / f"{case}.nii.gz"
+        path = _ensemble_folder(validation.models, members) / VALIDATION / f"{case}.nii.gz"
         write_ensemble([softmax[member][case] for member in members], classes, like, path)
         written.append((case, path, reference))
     return written

@@ -14,7 +14,7 @@ from nnunet_box.evaluation.selection import ENSEMBLES, Selection, ensemble_name,
 from nnunet_box.evaluation.summary import read_summary
 from nnunet_box.execution.stage import STAGE_FILE
 from nnunet_box.files import read_json
-from nnunet_box.training.run_log import LOG, Epoch, read_log
+from nnunet_box.training.run_log import LOG, Epoch, mean_of, read_log
 from nnunet_box.workspace import VALIDATION, Workspace
 
 Dice = dict[int, float | None]
@@ -55,12 +55,6 @@ class Scored:
     def mean_dice(self, labels: Sequence[int]) -> Dice:
         """By label, over the cases."""
         return {label: mean_of([dice.get(label) for dice in self.cases.values()]) for label in labels}
-
-
-def mean_of(values: Any) -> float | None:
-    """Mean of those that are not None."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def trained_models(workspace: Workspace) -> list[str]:

@@ -80,7 +80,7 @@ class Progress:
         """Take in the epoch that has begun; ``epoch_seconds`` is what it took. updates: of this epoch, in
         update_seconds. ended: when, in seconds since 1970. Returns its line.
         """
-        mean = mean_dice(dice)
+        mean = mean_of(dice.values())
         line = Epoch(
             epoch=self.epoch + 1,
             loss=loss,
@@ -102,9 +102,9 @@ class Progress:
         return line
 
 
-def mean_dice(dice: dict[int, float | None]) -> float | None:
-    """Over the classes that are there."""
-    known = [value for value in dice.values() if value is not None]
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of those that are not None."""
+    known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 

@@ -11,7 +11,7 @@ import torch
 
 from nnunet_box.dataset.splits import Fold
 from nnunet_box.training import trainer as trainer_module
-from nnunet_box.training.run_log import Epoch, epoch_seconds, mean_dice, moving_averages, read_log
+from nnunet_box.training.run_log import Epoch, epoch_seconds, mean_of, moving_averages, read_log
 from nnunet_box.training.schedule import PlateauSchedule
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.step import TrainingStep
@@ -47,7 +47,7 @@ def test_a_line_says_what_an_epoch_was(store: tuple[Path, Fold], tmp_path: Path)
     assert [line.epoch for line in found] == [1, 2, 3] and [line.updates for line in found] == [4, 8, 12]
     assert isinstance(trainer.schedule, PlateauSchedule) and found[-1].loss_average == trainer.schedule.average
     for line in found:
-        assert set(line.dice) == {1, 2} and line.validation_dice == mean_dice(line.dice)
+        assert set(line.dice) == {1, 2} and line.validation_dice == mean_of(line.dice.values())
         assert line.seconds and line.batches_per_second and line.ended
         assert 4 / line.batches_per_second < line.seconds, "validation is not counted among the updates"
     assert [line.ended for line in found] == sorted(line.ended or 0 for line in found)
@@ -92,8 +92,8 @@ def test_a_class_that_is_neither_there_nor_predicted_has_no_dice() -> None:
     batches = iter([(guess, truth), (truth, truth)])
     dice = patch_dice(Step(), batches, 4, seen.append)  # type: ignore[arg-type]
     assert dice == {1: 2 * 3 / (4 + 3), 2: None, 3: 0.0} and seen == [0, 1]
-    assert mean_dice(dice) == pytest.approx(3 / 7)
-    assert mean_dice({1: None}) is None and mean_dice({}) is None
+    assert mean_of(dice.values()) == pytest.approx(3 / 7)
+    assert mean_of([None]) is None and mean_of([]) is None
 
 
 def old_line(epoch: int, dice: float) -> dict[str, float]:
