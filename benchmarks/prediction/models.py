@@ -80,12 +80,6 @@ CT = Task(
 """An abdominal CT whose grid in the network is 200 x 320 x 320: 64 windows."""
 
 
-def in_body(shape: Sequence[int]) -> np.ndarray:
-    """Which voxels (Z, Y, X) of a drawn CT are body, not the air around it."""
-    y, x = (np.linspace(-1, 1, length)[..., None] for length in shape[1:])
-    return np.broadcast_to((y / 0.7) ** 2 + (x.T / 0.9) ** 2 < 1, tuple(shape))
-
-
 def write_image(task: Task, file: Path) -> Path:
     """A case of the task: int16 intensities in structures and noise; of a CT a body of about 50 HU in air."""
     import nibabel
@@ -94,7 +88,8 @@ def write_image(task: Task, file: Path) -> Path:
     noise = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     voxels = 100 * smooth(shape, 40, 2) + 40 * smooth(shape, 12, 3) + 15 * noise
     if task.ct:
-        voxels = np.where(in_body(shape), 50 + 0.5 * voxels, -1000 + noise)
+        y, x = (np.linspace(-1, 1, length)[..., None] for length in shape[1:])
+        voxels = np.where((y / 0.7) ** 2 + (x.T / 0.9) ** 2 < 1, 50 + 0.5 * voxels, -1000 + noise)
     else:
         voxels += 500
     affine = np.diag([*task.image_spacing[::-1], 1.0])
