@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import Figures, agreement_of, figures_of, results_differ, verdicts
+from figures import Figures, agreement_of, beyond_its_bound, figures_of, results_differ, verdicts
 from machine import OURS, PEER, commit, gpu_name, machine_text, versions
 from measuring import AGAIN_VARIABLE, DATA_VARIABLE, PYTHON_VARIABLE, SHORTEN_VARIABLE, WORK_VARIABLE
 from row import Row
@@ -78,6 +78,8 @@ def compare(
         if only is not None:
             return taken[only]
         figures = figures_of(row, taken)
+        if problem := beyond_its_bound(row, figures):
+            raise SideFailed(problem)
         results = [folder / "ours.npy", folder / "other.npy"]
         if row.agreement is not None:
             figures["agreement"] = agreement_of(row, *(np.load(result) for result in results))

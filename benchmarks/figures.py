@@ -11,6 +11,8 @@ import numpy as np
 from row import Agreement, Row
 
 Figures = dict[str, Any]
+MOST_OF_A_BOUND = 5.0
+"""Of the bound's seconds / ours: noise, and what a bound of a tenth of the work starts with, make it more than 1."""
 
 
 def figures_of(row: Row, sides: Mapping[str, Mapping[str, Any]]) -> Figures:
@@ -29,6 +31,13 @@ def figures_of(row: Row, sides: Mapping[str, Mapping[str, Any]]) -> Figures:
         other = seconds["other"] * row.times
         figures |= {"other_seconds": other, "ratio": other / seconds["ours"], "other_bytes": sides["other"][key]}
     return figures
+
+
+def beyond_its_bound(row: Row, figures: Figures) -> str | None:
+    """What is wrong where ours took far less than its own bound: it left work out."""
+    if row.against != "bound" or figures["ratio"] <= MOST_OF_A_BOUND:
+        return None
+    return f"{figures['seconds']:.3g} s where its bound takes {figures['other_seconds']:.3g} s: work was left out"
 
 
 def agreement_of(row: Row, ours: np.ndarray, other: np.ndarray) -> dict[str, Any] | None:

@@ -48,9 +48,12 @@ def epoch(batch_size: int | None, budget_seconds: float | None) -> Work:
 
     def work() -> Taken:
         assert kept  # the folder is removed with it
+        trainer.losses.clear()  # An epoch begins; otherwise it goes on with the updates that it has.
         started = time.perf_counter()
         trainer._train_epoch(batches, count)
         seconds = (time.perf_counter() - started) / count
+        if len(trainer.losses) != count:
+            raise RuntimeError(f"{len(trainer.losses)} updates instead of {count}")
         return Taken(seconds=seconds, facts={"optimiser's step": f"{100 * _step_seconds(trainer) / seconds:.1f} %"})
 
     return work

@@ -24,12 +24,13 @@ _BATCH_NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 class InstanceNorm(nn.GroupNorm):
-    """One group a channel: unlike torch's InstanceNorm it keeps channels-last memory, 9 % a step on a CPU.
+    """One group a channel: unlike torch's InstanceNorm it keeps channels-last memory, 1.16 times faster on a CPU.
 
-    There torch's GroupNorm adds a million float32 numbers one by one in a patch's first stage, and a CT window that is
-    half air comes out 1 % off: ``accurate_norm`` takes its place. In mixed precision statistics are float32 and the
-    result is as short as the input. Automatic casting would make it float32, twice the memory; written out here, a
-    compiled network does it in two passes.
+    On such memory torch's GroupNorm adds a million float32 numbers one by one in a patch's first stage, and a CT window
+    that is half air comes out 1 % off: ``accurate_norm`` takes its place there.
+
+    In mixed precision statistics are float32 and the result is as short as the input. Automatic casting would make it
+    float32, twice the memory; written out here, a compiled network does it in two passes.
     """
 
     def __init__(self, features: int) -> None:
@@ -39,7 +40,7 @@ class InstanceNorm(nn.GroupNorm):
         """(B, C, [Z,] Y, X), each channel of each sample to mean 0 and deviation 1, then scaled and shifted."""
         if image.dtype != torch.float32:
             return instance_norm(image, self.weight, self.bias, self.eps)
-        if image.device.type == "cpu":
+        if image.device.type == "cpu" and not image.is_contiguous():
             return accurate_norm(image, self.weight, self.bias, self.eps)
         return super().forward(image)
 

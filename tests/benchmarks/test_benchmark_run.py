@@ -22,6 +22,7 @@ ROWS = {
     "hangs": Row("hangs", against=None, most_seconds=1, limit_seconds=1.5),
     "differs": Row("differs", 1000, at_least_equal(1.0)),
     "alone": Row("alone", against=None, most_seconds=100, warm_up=False, turns=1),
+    "idles": Row("idles", 0.5, against="bound"),
     "within": Row("within", 0.5, against="bound", times=3),
     "long": Row("long", against=None, most_seconds=100, long=True),
     "data": Row("data", against=None, most_seconds=100, data=True),
@@ -53,9 +54,11 @@ def alone():
         return lambda: Path(os.environ["TOY_LOG"]).with_name("alone").write_text("run")
 def within():
     return lambda: measuring.Taken(seconds=6.0 if ME == "ours" else 2.0, facts={"share": "a third"})
+def idles():
+    return lambda: measuring.Taken(seconds=1e-4 if ME == "ours" else 2.0)
 def data():
     return lambda: measuring.Taken(facts={"folder": os.environ[measuring.DATA_VARIABLE]})
-ROWS = {f.__name__: f for f in (turns, breaks, hangs, differs, alone, within, data)}
+ROWS = {f.__name__: f for f in (turns, breaks, hangs, differs, alone, idles, within, data)}
 measuring.run_row(ROWS)
 """
 
@@ -101,8 +104,9 @@ def test_sides_take_turns_after_a_warm_up_each(house: Path, all_rows: subprocess
 def test_a_failing_row_does_not_lose_the_others(house: Path, all_rows: subprocess.CompletedProcess[str]) -> None:
     assert all_rows.returncode == 1
     rows = kept(house)
-    assert set(rows) == {"turns", "breaks", "hangs", "differs", "alone", "within"}
+    assert set(rows) == {"turns", "breaks", "hangs", "differs", "alone", "idles", "within"}
     assert "no such kernel" in str(rows["breaks"]["failed"]) and "seconds" not in rows["breaks"]
+    assert "work was left out" in str(rows["idles"]["failed"])
     assert "breaks: FAILED" in all_rows.stderr and "hangs: FAILED" in all_rows.stderr
     assert rows["within"]["ratio"] == 1 and rows["within"]["facts"] == {"share": "a third"}
     assert "data: left out" in all_rows.stderr

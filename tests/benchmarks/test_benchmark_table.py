@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from figures import agreement_of, figures_of, results_differ, verdicts
+from figures import agreement_of, beyond_its_bound, figures_of, results_differ, verdicts
 from row import Agreement, Row, at_least_equal, differs_at_most
 from table import BEGIN, END, table_text, write_between_marks
 
@@ -28,6 +28,14 @@ def test_a_bound_counts_so_many_times() -> None:
     figures = figures_of(row, {"ours": side(21.0), "other": side(2.0)})
     assert figures["other_seconds"] == 20 and verdicts(row, figures) == {"ratio 0.952": True}
     assert not all(verdicts(row, figures_of(row, {"ours": side(21.1), "other": side(2.0)})).values())
+
+
+def test_work_that_takes_nothing_was_not_done() -> None:
+    row = Row("batches beside the bare step", 0.95, against="bound")
+    found = beyond_its_bound(row, figures_of(row, {"ours": side(0.0003), "other": side(8.2)}))
+    assert found is not None and "work was left out" in found
+    assert beyond_its_bound(row, figures_of(row, {"ours": side(8.0), "other": side(8.2)})) is None
+    assert beyond_its_bound(Row("w", 5), figures_of(Row("w", 5), {"ours": side(0.1), "other": side(8.2)})) is None
 
 
 def test_time_and_memory_targets_are_judged_each() -> None:
