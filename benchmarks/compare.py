@@ -24,7 +24,7 @@ from figures import Figures, agreement_of, beyond_its_bound, figures_of, results
 from machine import OURS, PEER, commit, gpu_name, machine_text, versions
 from measuring import AGAIN_VARIABLE, DATA_VARIABLE, PYTHON_VARIABLE, SHORTEN_VARIABLE, WORK_VARIABLE
 from row import Row
-from side import Side
+from side import Side, SideFailed
 from table import table_text, write_between_marks
 
 HERE = Path(__file__).parent
