@@ -14,7 +14,8 @@ from collections.abc import Callable
 import torch
 from training.hippocampus import plan
 
-from nnunet_box.network.unet import UNet, for_device
+from nnunet_box.network.accurate_norm import accurate_norm
+from nnunet_box.network.unet import NORM_EPS, UNet, for_device
 from nnunet_box.planning.plan import Configuration
 from nnunet_box.training.loss import segmentation_loss
 from nnunet_box.training.muon import orthogonalised
@@ -65,6 +66,17 @@ def memory_format(configuration: Configuration) -> dict[str, float]:
     return in_turns(lambda: step(chosen), lambda: step(other))
 
 
+def norm() -> dict[str, float]:
+    """Value and derivative of the norm of two patches of 96x128x128 with 32 maps, channels last."""
+    image = torch.randn(2, 32, 96, 128, 128).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    weight, bias = torch.ones(32), torch.zeros(32)
+    gradient = torch.randn_like(image)
+    return in_turns(
+        lambda: accurate_norm(image, weight, bias, NORM_EPS).backward(gradient),
+        lambda: torch.nn.functional.group_norm(image, 32, weight, bias, NORM_EPS).backward(gradient),
+    )
+
+
 def orthogonal_step() -> dict[str, float]:
     """A decoder's kernel of 480 by 960 x 9; the peer's step also moves the weights, which is nothing beside it."""
     matrix = torch.randn(480, 8640)
@@ -79,6 +91,7 @@ def main() -> None:
     for what, result in (
         ("step of the 2D network, contiguous against channels last", memory_format(SLICES)),
         ("step of the 3D network, channels last against contiguous", memory_format(VOLUME)),
+        ("norm of 2 x 32 x 96 x 128 x 128 with its derivative, against GroupNorm", norm()),
         ("orthogonal step of a 480 x 8640 kernel", orthogonal_step()),
     ):
         print(json.dumps({"what": what, **result}), flush=True)

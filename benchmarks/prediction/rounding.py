@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -56,10 +55,6 @@ def in_float64(network: torch.nn.Module) -> torch.nn.Module:
     for module in exact.modules():
         if isinstance(module, torch.nn.Conv3d):
             module.forward = _Shifted(module)  # type: ignore[method-assign]
-        elif isinstance(module, torch.nn.GroupNorm):  # Ours takes float32 statistics of whatever comes.
-            module.forward = partial(  # type: ignore[method-assign]
-                torch.nn.functional.instance_norm, weight=module.weight, bias=module.bias, eps=module.eps
-            )
     return exact
 
 

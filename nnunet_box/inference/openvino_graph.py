@@ -18,8 +18,9 @@ from nnunet_box.planning.variant import Recipe
 
 LEAK = 0.01
 NORM_EPS = 1e-5
-LARGEST_BLOCK = 4
 """Slope and epsilon of ``nnunet_box.network.unet``, which cannot be imported where torch is not installed."""
+LARGEST_BLOCK = 4
+"""Voxels along an axis whose mean is taken at once: the fewer, the less is left of rounding."""
 ANY_BATCH = -1
 
 

@@ -16,7 +16,7 @@ def accurate_norm(image: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Te
     ``bias`` (C,), in the memory format it came in. ``eps`` is added to the variance.
 
     torch's sums over axes are exact to a few units in the last place; those inside its GroupNorm are not on
-    channels-last memory, where its derivative takes three times as long as this one (torch 2.13, tests/network).
+    channels-last memory (torch 2.13, ``tests/network/test_accurate_norm.py``).
     """
     result: Tensor = _AccurateNorm.apply(image, weight, bias, eps)  # type: ignore[no-untyped-call]
     return result

@@ -38,7 +38,7 @@ class InstanceNorm(nn.GroupNorm):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, [Z,] Y, X), each channel of each sample to mean 0 and deviation 1, then scaled and shifted."""
-        if image.dtype != torch.float32:
+        if image.dtype in (torch.float16, torch.bfloat16):
             return instance_norm(image, self.weight, self.bias, self.eps)
         if image.device.type == "cpu" and not image.is_contiguous():
             return accurate_norm(image, self.weight, self.bias, self.eps)

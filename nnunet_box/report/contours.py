@@ -26,7 +26,7 @@ QUALITY = 72
 TOLERANCE_VOXELS = 0.2
 """How far a simplified outline may be off: it is invisible, and halves the page."""
 MOST_CHARACTERS = 40_000
-"""Of a plane's outlines, which holds every real one; of those of a network that has learned nothing, thousands of
+"""Of a plane's outlines: eight times what ACDC's frames need. Of a network that has learned nothing, thousands of
 islands, the longest are drawn, or a page would have tens of MB.
 """
 SHORTEST = 30

@@ -14,11 +14,11 @@ from nnunet_box.errors import InvalidData
 from nnunet_box.evaluation.selection import Selection, ensemble_name, load_selection
 from nnunet_box.execution.contents import dataset_key
 from nnunet_box.files import read_json
+from nnunet_box.means import mean_of
 from nnunet_box.planning.plan import Plan, load_plan
 from nnunet_box.report.cohort import Cohort, measure_cohort
 from nnunet_box.report.results import Run, Scored, read_ensemble, read_runs, read_scores, trained_models
 from nnunet_box.submission.record import IMAGE_RECORD
-from nnunet_box.training.run_log import mean_of
 from nnunet_box.workspace import Workspace
 
 BEST, MEDIAN, WORST = 3, 3, 6

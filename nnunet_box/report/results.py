@@ -14,7 +14,8 @@ from nnunet_box.evaluation.selection import ENSEMBLES, Selection, ensemble_name,
 from nnunet_box.evaluation.summary import read_summary
 from nnunet_box.execution.stage import STAGE_FILE
 from nnunet_box.files import read_json
-from nnunet_box.training.run_log import LOG, Epoch, mean_of, read_log
+from nnunet_box.means import mean_of
+from nnunet_box.training.run_log import LOG, Epoch, read_log
 from nnunet_box.workspace import VALIDATION, Workspace
 
 Dice = dict[int, float | None]

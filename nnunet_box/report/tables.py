@@ -11,11 +11,11 @@ from typing import Any
 
 import nnunet_box
 from nnunet_box.dataset.challenge import MEAN
+from nnunet_box.means import mean_of
 from nnunet_box.progress import duration_text
 from nnunet_box.report.gather import Facts
 from nnunet_box.report.network_drawing import draw_network
 from nnunet_box.report.results import Run, Scored
-from nnunet_box.training.run_log import mean_of
 
 Facing = list[tuple[str, str]]
 """Terms and what is said of them."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from nnunet_box.files import write_text
+from nnunet_box.means import mean_of
 from nnunet_box.training.schedule import AVERAGE_WEIGHT, Count, Seconds
 
 LOG = "log.jsonl"
@@ -100,12 +101,6 @@ class Progress:
         self.seconds += self.epoch_seconds
         self.epoch_seconds = 0.0
         return line
-
-
-def mean_of(values: Iterable[float | None]) -> float | None:
-    """Mean of those that are not None."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def moving_averages(values: Iterable[float | None]) -> list[float | None]:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from nnunet_box.dataset.splits import Fold
+from nnunet_box.means import mean_of
 from nnunet_box.training import trainer as trainer_module
-from nnunet_box.training.run_log import Epoch, epoch_seconds, mean_of, moving_averages, read_log
+from nnunet_box.training.run_log import Epoch, epoch_seconds, moving_averages, read_log
 from nnunet_box.training.schedule import PlateauSchedule
 from nnunet_box.training.settings import TrainingSettings
 from nnunet_box.training.step import TrainingStep
