@@ -71,8 +71,12 @@ for group in (
 def main() -> None:
     """Entry point: run, print an expected error as one line on stderr, end with its exit code."""
     try:
-        with ended_by_signals():
-            app()
+        try:
+            with ended_by_signals():
+                app()
+        except SystemExit:
+            sys.stdout.flush()  # Not after this: a reader that is gone would be told of by the interpreter.
+            raise
     except NnboxError as error:
         print(f"nnbox: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
